@@ -1,0 +1,40 @@
+"""What can go wrong for a user: each error says what was found, what was expected, and what to type next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScalebenchError(Exception):
+    """Base of every error that a user can mend. The command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+    def __init__(self, found: str, *, hint: str | None = None) -> None:
+        super().__init__(found if hint is None else f"{found}; {hint}")
+        self.found = found
+        self.hint = hint
+
+
+class SuiteError(ScalebenchError):
+    """A suite file, or a cell that it describes, cannot be run as written."""
+
+
+class ConfigError(ScalebenchError):
+    """A DeepSpeed JSON file is not valid, or contradicts the cell that names it."""
+
+
+class RecordError(ScalebenchError):
+    """A stored record, or the folder that holds records, cannot be read as one."""
+
+
+class LaunchError(ScalebenchError):
+    """Nothing can be started here: no such launcher, no such device, a locked folder."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Hint for a wrong name: the nearest allowed one if any is close, else all of them."""
+    choices = sorted(allowed)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(choices)}"

@@ -1,0 +1,129 @@
+"""One measured configuration: the cell of a suite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+import models
+from bench.errors import SuiteError, nearest
+from bench.plan.strategies import STRATEGIES
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Scaling = Literal["weak", "strong"]
+Profile = Literal["matched", "tuned"]
+Corpus = Literal["markov"]
+OptionValue = int | float | bool | str
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Cell(BaseModel):
+    """What is trained, how, and on how many ranks. Frozen and validated; unknown keys and wrong types are errors.
+
+    Two launches of equal cells do equal work. `seq_len` defaults to the preset's longest sequence. `steps` counts the
+    optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
+    latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    model: str
+    model_options: dict[str, OptionValue] = {}
+    strategy: str
+    world_size: Count
+    micro_batch_size: Count = 1
+    grad_accum_steps: Count = 1
+    seq_len: Count
+    precision: Precision = "fp32"
+    scaling: Scaling = "weak"
+    profile: Profile = "matched"
+    corpus: Corpus = "markov"
+    activation_checkpointing: bool = False
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    deepspeed_config: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    steps: Count = 20
+    max_warmup_steps: Count = 30
+    threads_per_rank: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sequence_length_of_preset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("seq_len") is None and data.get("model") in models.PRESETS:
+            sizes = {**models.PRESETS[data["model"]][1], **(data.get("model_options") or {})}
+            return {**data, "seq_len": sizes["max_seq_len"]}
+        return data
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Cell:
+        check_model(self.model)
+        if self.strategy not in STRATEGIES:
+            raise SuiteError(
+                f"strategy: found {self.strategy!r}, expected a known strategy",
+                hint=nearest(self.strategy, STRATEGIES),
+            )
+        if self.model in models.PRESETS:
+            sizes = models.PRESETS[self.model][1]
+            for option, value in self.model_options.items():
+                if option not in sizes:
+                    raise SuiteError(
+                        f"model_options: {self.model} has no option {option!r}", hint=nearest(option, sizes)
+                    )
+                if isinstance(value, bool | str) or value <= 0:
+                    raise SuiteError(f"model_options.{option}: found {value!r}, expected a positive number")
+            longest = {**sizes, **self.model_options}["max_seq_len"]
+            if self.seq_len > longest:
+                raise SuiteError(f"seq_len: found {self.seq_len}, expected at most {longest}, the longest of {self.model}")
+        if self.deepspeed_config is not None and STRATEGIES[self.strategy].deepspeed_config is None:
+            raise SuiteError(
+                f"deepspeed_config: {self.strategy} does not use DeepSpeed",
+                hint="take the key out, or choose a zero strategy",
+            )
+        return self
+
+    @property
+    def global_batch_size(self) -> int:
+        """Sequences per optimizer step over all ranks."""
+        return self.micro_batch_size * self.grad_accum_steps * self.world_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens per optimizer step over all ranks."""
+        return self.global_batch_size * self.seq_len
+
+    @property
+    def paced(self) -> bool:
+        """True if the model sleeps instead of computing, so that its step time is known by construction."""
+        return self.model.startswith("paced-")
+
+    @property
+    def id(self) -> str:
+        """Readable, stable name of the cell, safe as a folder name; its last part digests every field.
+
+        Fields at their default are left out of the digest, so that a field added later does not rename old cells.
+        """
+        digest = hashlib.sha256(
+            json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True).encode("utf-8")
+        ).hexdigest()[:8]
+        name = "".join(c if c.isalnum() or c in "-." else "-" for c in self.model)
+        return (
+            f"{name}_{self.strategy}_w{self.world_size}_g{self.grad_accum_steps}_b{self.micro_batch_size}"
+            f"_s{self.seq_len}_{self.precision}_{self.scaling}_{digest}"
+        )
+
+
+def check_model(name: str) -> None:
+    """Raise SuiteError unless `name` is a preset or names a transformers model type (`hf:gpt2`)."""
+    if name in models.PRESETS:
+        return
+    if name.startswith(models.HUGGINGFACE_PREFIX) and len(name) > len(models.HUGGINGFACE_PREFIX):
+        return
+    raise SuiteError(
+        f"model: found {name!r}, expected a preset or {models.HUGGINGFACE_PREFIX}TYPE",
+        hint=nearest(name, models.PRESETS),
+    )

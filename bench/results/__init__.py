@@ -1,0 +1,1 @@
+"""What was measured: records, and where they are kept. Imports no torch."""

@@ -1,0 +1,115 @@
+"""The versioned schema of what one launch measured. Raw figures only: whatever can be derived is derived later."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.plan.cell import Cell
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["ok", "invalid", "oom", "timeout", "crashed", "unreachable", "skipped"]
+LaunchKind = Literal["timing", "attribution"]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
+
+
+class Phases(_Schema):
+    """Seconds that one rank spent outside and inside the window, in order; `None` where nobody could know.
+
+    `start_s` runs from the launcher's start to the rank program's first line and needs one clock for both, so it is
+    `None` for a launch by hand and on other hosts. `build_s` holds the process group, the model and `prepare`.
+    """
+
+    start_s: float | None = None
+    import_s: float
+    build_s: float
+    warmup_s: float
+    window_s: float
+    checks_s: float
+
+
+class RankRecord(_Schema):
+    """What one rank measured. `step_times_s` has one entry a step of the window, `losses` one a step from the first
+    warm-up step on: the mean over this rank's tokens. `peak_memory_bytes` is the allocator's peak on CUDA
+    (torch.cuda.max_memory_allocated) and the peak resident set on CPU, `base_memory_bytes` the same before the model
+    was built."""
+
+    rank: int
+    local_rank: int
+    hostname: str
+    pid: int
+    device: str
+    threads: int
+    affinity: list[int]
+    step_times_s: list[float]
+    losses: list[float]
+    peak_memory_bytes: int
+    base_memory_bytes: int
+    phases: Phases
+
+
+class Replicas(_Schema):
+    """How far the replicas' parameters are from rank 0's at the end: relative L2 distance, largest and mean over the
+    other ranks. `num_params` counts the parameters compared: what a strategy shards has no replica."""
+
+    largest: float
+    mean: float
+    num_params: int
+
+
+class Work(_Schema):
+    """The work that the launch did, as counted by the rank program."""
+
+    num_params: int
+    flops_per_token: float
+    tokens_per_step: int
+    num_warmup_steps: int
+    warmup_settled: bool
+    num_steps: int
+    num_skipped_steps: int
+    replicas: Replicas | None
+
+
+class Environment(_Schema):
+    """Where it was measured. `deepspeed_config` is the file as DeepSpeed got it, with every override applied."""
+
+    device_type: Literal["cpu", "cuda"]
+    device_names: list[str]
+    device_memory_bytes: int | None
+    driver: str | None
+    cpu: str
+    num_cores: int
+    memory_bytes: int
+    platform: str
+    versions: dict[str, str]
+    git_commit: str | None
+    variables: dict[str, str]
+    backend: str
+    num_nodes: int
+
+
+class Record(_Schema):
+    """All that one launch measured, or why it measured nothing."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    launch_id: str
+    kind: LaunchKind = "timing"
+    suite: str | None = None
+    sequence: int | None = None
+    cell: Cell
+    started_at: str
+    launcher: str
+    command: list[str] = []
+    outcome: Outcome
+    reason: str | None = None
+    evidence: list[str] = []
+    wall_s: float | None = None
+    work: Work | None = None
+    environment: Environment | None = None
+    deepspeed_config: dict[str, Any] | None = None
+    ranks: list[RankRecord] = Field(default_factory=list)
