@@ -44,10 +44,12 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecordError(
                 f"no space left to write {path}", hint="free some and run the same command again: whole records are kept"
@@ -169,7 +171,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     num_params, flops_per_token, peak_memory_bytes and base_memory_bytes (largest over ranks), replica_distance,
     first_loss, final_loss (mean over ranks), losses (list, mean over ranks), window_s, outside_s (seconds of the
     launch outside the window), start_s, import_s, build_s, warmup_s, checks_s, threads_per_rank, num_cores,
-    device_type, device_name, num_nodes, oversubscribed. What was not measured is missing (None or NaN).
+    device_type, device_name, num_nodes, oversubscribed, num_ranks (ranks whose record is there), num_timed_steps (steps
+    that every one of them timed). What was not measured is missing (None or NaN).
     """
     import numpy as np
     import pandas as pd
@@ -201,9 +204,14 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 device_name=environment.device_names[0] if environment.device_names else None,
                 num_nodes=environment.num_nodes,
             )
-        if record.ranks and work is not None:
-            step_times_s = np.array([rank.step_times_s for rank in record.ranks]).max(axis=0)
-            losses = np.array([rank.losses for rank in record.ranks]).mean(axis=0)
+        row["num_ranks"] = len({rank.rank for rank in record.ranks})
+        # Ranks of unequal length belong to no valid launch: num_timed_steps, the shortest, lets the gates say so.
+        timed = min((len(rank.step_times_s) for rank in record.ranks), default=0)
+        trained = min((len(rank.losses) for rank in record.ranks), default=0)
+        row["num_timed_steps"] = timed
+        if timed and trained and work is not None:
+            step_times_s = np.array([rank.step_times_s[:timed] for rank in record.ranks]).max(axis=0)
+            losses = np.array([rank.losses[:trained] for rank in record.ranks]).mean(axis=0)
             threads = max(rank.threads for rank in record.ranks)
             row.update(
                 step_time_s=float(np.median(step_times_s)),
@@ -244,5 +252,5 @@ FRAME_COLUMNS = [
     *("wall_s", "window_s", "outside_s", "start_s", "import_s", "build_s", "warmup_s", "checks_s", "step_time_s"),
     *("step_time_min_s", "step_time_max_s", "num_steps", "num_warmup_steps", "warmup_settled", "num_skipped_steps"),
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
-    *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes"),
+    *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
 ]

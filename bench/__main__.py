@@ -1,0 +1,5 @@
+"""`python -m bench` is `scalebench`."""
+
+from bench.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What a set of records means: pure functions from DataFrame to DataFrame. No file is read or written here."""

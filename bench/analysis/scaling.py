@@ -1,0 +1,192 @@
+"""How fast each cell is, and how well it scales: one row a cell, against a baseline that is named beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bench.theory.flops import peak_flops_per_s
+
+COLUMNS = [
+    *("model", "strategy", "scaling", "world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size"),
+    *("precision", "outcome", "launches", "step_time_s", "tokens_per_s", "speedup", "efficiency", "baseline"),
+    *("peak_memory_bytes", "oversubscribed", "paced", "launches_tried", "launch_spread_frac", "tokens_per_s_per_rank"),
+    *("mfu", "accumulation_gain", "reason", "contender", "setting", "cell_id", "model_options", "seq_len", "profile"),
+    *("activation_checkpointing", "deepspeed_config", "corpus", "learning_rate", "weight_decay", "seed", "steps"),
+    *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
+    *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
+    "baseline_world_size",
+]
+
+_TEXT = ["baseline", "reason", "setting", "contender", "deepspeed_config", "device_type", "device_name", "oversubscribed"]
+_FLOATS = [
+    *("step_time_s", "tokens_per_s", "speedup", "efficiency", "peak_memory_bytes", "launch_spread_frac", "num_params"),
+    *("tokens_per_s_per_rank", "mfu", "accumulation_gain", "flops_per_token", "base_memory_bytes", "replica_distance"),
+    *("first_loss", "final_loss", "wall_s", "window_s", "outside_s", "baseline_world_size", "threads_per_rank"),
+]
+
+# Worst first: what a cell without any ok launch is said to have come to.
+_SEVERITY = ["oom", "invalid", "crashed", "timeout", "unreachable", "skipped"]
+
+# What cells have in common besides the axes of every figure (strategy, world size, accumulation, batch).
+_SETTINGS = {
+    "model_options": "{}",
+    "seq_len": "seq_len {}",
+    "precision": "{}",
+    "profile": "profile {}",
+    "corpus": "corpus {}",
+    "activation_checkpointing": "activation checkpointing {}",
+    "learning_rate": "learning rate {}",
+    "weight_decay": "weight decay {}",
+    "seed": "seed {}",
+    "steps": "{} steps",
+    "threads": "threads per rank {}",
+}
+_SERIES = ["model", "contender", "scaling", *_SETTINGS]
+_MEANS = ["wall_s", "window_s", "outside_s"]
+_WORST = ["peak_memory_bytes", "base_memory_bytes", "replica_distance"]
+
+
+def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
+    """Speed, speed-up, efficiency and memory of each cell: one row a cell, columns COLUMNS, timing launches only.
+
+    `launches`: rows of `to_frame`, judged. step_time_s is the median over the cell's ok launches of each launch's median
+    step; tokens_per_s = tokens_per_step / step_time_s; launch_spread_frac = slowest / fastest launch - 1, unknown for one
+    launch. speedup = tokens_per_s / the baseline's; efficiency = speedup / (world_size / the baseline's world_size).
+
+    A series is all cells that differ in nothing but world size (and, weak, the global batch that grows with it); its
+    baseline is its smallest ok world size, and a series with one ok world size has none. A strong series keeps the global
+    batch and also grad_accum_steps, so that ranks share out the micro-batch; a cell with no such partner at another world
+    size joins the cells of equal global batch and micro-batch, where ranks share out the accumulation. Neither speedup
+    nor efficiency is given where the row or its baseline is oversubscribed: such ranks wait for a core, not for each other.
+
+    mfu = flops_per_token x tokens_per_s / (world_size x peak of the device at that precision), unknown without a peak
+    and for paced models, which do not compute. What is unknown is missing.
+    """
+    timing = launches[launches["kind"] == "timing"]
+    rows = [_cell(group) for _, group in timing.groupby("cell_id", sort=False)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "threads"]).astype({**dict.fromkeys(_TEXT, object), **dict.fromkeys(_FLOATS, float)})
+    if table.empty:
+        return table[COLUMNS]
+    table = _in_order(table)
+    table["setting"] = _settings(table)
+    table["series"] = _series(table)
+    _compare(table, "series", "world_size", _against_baseline)
+    table["kin"] = _keys(table, [*_SERIES, "world_size", "global_batch_size"]).where(
+        table["scaling"] == "strong", _keys(table, [*_SERIES, "world_size", "micro_batch_size"])
+    )
+    _compare(table, "kin", "grad_accum_steps", _against_least_accumulation)
+    return table[COLUMNS]
+
+
+def _cell(group: pd.DataFrame) -> dict[str, Any]:
+    """One row for all launches of a cell."""
+    ok = group[group["outcome"] == "ok"]
+    shown = ok if len(ok) else group.sort_values("outcome", key=lambda o: o.map(_SEVERITY.index), kind="stable")
+    first = shown.iloc[0]
+    row: dict[str, Any] = first.to_dict()
+    step_time_s = float(ok["step_time_s"].median()) if len(ok) else None
+    contender = row["strategy"] if pd.isna(row["deepspeed_config"]) else f"{row['strategy']} ({row['deepspeed_config']})"
+    row.update(
+        launches=len(ok),
+        launches_tried=len(group),
+        contender=contender,
+        step_time_s=step_time_s,
+        # On GPUs the launcher, not the user, sets the threads, and some set them by world size: not a setting there.
+        threads=row["threads_per_rank"] if row["device_type"] == "cpu" else None,
+        tokens_per_s=row["tokens_per_step"] / step_time_s if step_time_s else None,
+        launch_spread_frac=float(ok["step_time_s"].max() / ok["step_time_s"].min() - 1) if len(ok) > 1 else None,
+        **{name: shown[name].mean() for name in _MEANS},
+        **{name: shown[name].max() for name in _WORST},
+    )
+    if len(ok):
+        row["oversubscribed"] = bool(ok["oversubscribed"].astype(bool).any())
+        row["final_loss"] = float(ok["final_loss"].median())
+        row["reason"] = None
+        row["tokens_per_s_per_rank"] = row["tokens_per_s"] / row["world_size"]
+        row["mfu"] = _mfu(row)
+    else:
+        row.update({name: None for name in (*_WORST, "oversubscribed", "first_loss", "final_loss")})
+    return row
+
+
+def _mfu(row: dict[str, Any]) -> float | None:
+    """Model FLOPs utilisation, a fraction of the peak of all ranks' devices; None where no peak is known.
+
+    Chowdhery et al. 2022 (PaLM), appendix B: recomputed activations are not counted as work.
+    """
+    if row["paced"] or row["oversubscribed"] or not isinstance(row["device_name"], str):
+        return None
+    peak = peak_flops_per_s(row["device_name"], row["precision"])
+    return None if peak is None else float(row["flops_per_token"] * row["tokens_per_s_per_rank"] / peak)
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Small models before large, then by name, scaling, accumulation, strategy and world size."""
+    # A model that never ran has no known size and comes last.
+    size = table.groupby("model")["num_params"].transform("max").fillna(float("inf"))
+    order = ["model", "scaling", "grad_accum_steps", "contender", "world_size"]
+    return table.assign(size=size).sort_values(["size", *order], kind="stable", ignore_index=True)
+
+
+def _settings(table: pd.DataFrame) -> pd.Series[str]:
+    """What sets a row apart from the other rows of its model and scaling, in words; empty where all settings are equal.
+
+    Rows of unequal settings are neither compared nor drawn in one figure. Skipped cells do not count as a variation: their
+    batch is not the one that was asked for.
+    """
+    words: list[list[str]] = [[] for _ in range(len(table))]
+    batch = {"weak": ("micro_batch_size", "micro-batch {}"), "strong": ("global_batch_size", "global batch {}")}
+    for (_, scaling), group in table.groupby(["model", "scaling"], sort=False):
+        name, text = batch[str(scaling)]
+        for column, phrase in {**_SETTINGS, name: text}.items():
+            asked = group.loc[group["outcome"] != "skipped", column]
+            if asked.dropna().nunique() > 1 or (column == "model_options" and asked.nunique(dropna=False) > 1):
+                for position, value in group[column].items():
+                    if pd.notna(value) and value != "":
+                        words[int(str(position))].append(phrase.format(value))
+    return pd.Series([", ".join(parts) for parts in words], index=table.index, dtype=object)
+
+
+def _keys(table: pd.DataFrame, columns: list[str]) -> pd.Series[str]:
+    """One text a row, equal for rows that are equal in these columns, a missing value included."""
+    values = table[columns].astype(object).itertuples(index=False, name=None)
+    return pd.Series(["|".join(map(repr, row)) for row in values], index=table.index, dtype=object)
+
+
+def _series(table: pd.DataFrame) -> pd.Series[str]:
+    """The series of each row; see `scaling_table` for what a strong series keeps."""
+    weak = _keys(table, [*_SERIES, "grad_accum_steps", "micro_batch_size"])
+    by_accumulation = _keys(table, [*_SERIES, "global_batch_size", "grad_accum_steps"])
+    by_micro_batch = _keys(table, [*_SERIES, "global_batch_size", "micro_batch_size"])
+    partners = table.groupby(by_accumulation)["world_size"].transform("nunique")
+    strong = by_accumulation.where(partners > 1, "micro-batch " + by_micro_batch)
+    return strong.where(table["scaling"] == "strong", weak)
+
+
+def _compare(table: pd.DataFrame, by: str, axis: str, write: Any) -> None:
+    """Hand each group that has ok rows at more than one value of `axis`, and its least row, to `write`."""
+    ok = table[table["outcome"] == "ok"]
+    for _, group in ok.groupby(by, sort=False):
+        if group[axis].nunique() > 1:
+            least = group[group[axis] == group[axis].min()]
+            # Of several cells at the least value, the fastest is the hardest to beat.
+            write(table, group, least.loc[least["tokens_per_s"].idxmax()])
+
+
+def _against_baseline(table: pd.DataFrame, series: pd.DataFrame, base: pd.Series[Any]) -> None:
+    table.loc[series.index, "baseline"] = (
+        f"{base['contender']} at world_size {base['world_size']}, {base['scaling']}, accumulation {base['grad_accum_steps']}"
+    )
+    table.loc[series.index, "baseline_world_size"] = base["world_size"]
+    fair = series[~series["oversubscribed"].astype(bool)]
+    if not base["oversubscribed"]:
+        speedup = fair["tokens_per_s"] / base["tokens_per_s"]
+        table.loc[fair.index, "speedup"] = speedup
+        table.loc[fair.index, "efficiency"] = speedup / (fair["world_size"] / base["world_size"])
+
+
+def _against_least_accumulation(table: pd.DataFrame, kin: pd.DataFrame, base: pd.Series[Any]) -> None:
+    """accumulation_gain: tokens_per_s over that of the same cell at the least accumulation measured."""
+    table.loc[kin.index, "accumulation_gain"] = kin["tokens_per_s"] / base["tokens_per_s"]

@@ -1,0 +1,135 @@
+"""Which launches may be believed: the gates that a launch passes before any figure of it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Relative L2 distance between replicas that synchronise at every step. They start equal and add equal gradients, so that
+# only a backend that sums in another order on each rank leaves any distance at all; half precision rounds coarser.
+REPLICA_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3, "fp16": 1e-3}
+
+# Relative difference of two losses of equal work: order of summation only (measurement.md, section 5).
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
+
+# Strategies whose replicas drift apart by design. A strategy that is not named here is held to the gates.
+DRIFTING: frozenset[str] = frozenset()
+
+EQUAL_WORK = [
+    *("model", "model_options", "seq_len", "global_batch_size", "seed", "corpus", "learning_rate", "weight_decay"),
+    "precision",
+]
+
+
+def judge(launches: pd.DataFrame) -> pd.DataFrame:
+    """The launches, with outcome "invalid" and a reason for each that is ok but may not be believed.
+
+    Takes and returns the columns of `bench.results.store.to_frame`; the input is left as it was. A launch that fails
+    several gates names them all.
+    """
+    judged = launches.copy()
+    judged["outcome"] = judged["outcome"].astype(object)
+    judged["reason"] = judged["reason"].astype(object)
+    ok = judged[judged["outcome"] == "ok"]
+    reasons = {index: [why for gate in GATES if (why := gate(row))] for index, row in _rows(ok)}
+    alone_sound = ok.loc[[index for index, why in reasons.items() if not why]]
+    for index, why in _leaves_equal_work(ok, alone_sound).items():
+        reasons[index].append(why)
+    failed = {index: "; ".join(why) for index, why in reasons.items() if why}
+    judged.loc[list(failed), "outcome"] = "invalid"
+    for index, reason in failed.items():
+        judged.at[index, "reason"] = reason
+    return judged
+
+
+def _rows(frame: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
+    return list(zip(frame.index, frame.to_dict("records"), strict=True))
+
+
+def ranks_missing(row: dict[str, Any]) -> str | None:
+    """Why the launch is invalid, if a rank left no record."""
+    if row["num_ranks"] != row["world_size"]:
+        return f"records of {row['num_ranks']:.0f} ranks, expected world_size {row['world_size']}"
+    return None
+
+
+def steps_missing(row: dict[str, Any]) -> str | None:
+    """Why the launch is invalid, if the window is not as long as the cell asks, by its own count or on any rank."""
+    for name in ("num_steps", "num_timed_steps"):
+        if row[name] != row["steps"]:
+            found = "no" if pd.isna(row[name]) else f"{row[name]:.0f}"
+            return f"{found} steps in the window ({name}), expected {row['steps']}"
+    return None
+
+
+def loss_not_finite(row: dict[str, Any]) -> str | None:
+    """Why the launch is invalid, if any loss, warm-up included, is NaN or infinite."""
+    losses = _losses(row)
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    return f"loss of step {wrong[0]} is {losses[wrong[0]]:g}" if wrong.size else None
+
+
+def steps_skipped(row: dict[str, Any]) -> str | None:
+    """Why the launch is invalid, if the loss scaler skipped steps inside the window: a skipped step is a faster one."""
+    skipped = row["num_skipped_steps"]
+    return f"{skipped:.0f} optimizer steps were skipped inside the window" if skipped > 0 else None
+
+
+def replicas_differ(row: dict[str, Any]) -> str | None:
+    """Why the launch is invalid, if the replicas of a synchronous strategy are further apart than rounding explains."""
+    distance, tolerance = row["replica_distance"], REPLICA_TOLERANCE[row["precision"]]
+    if row["strategy"] in DRIFTING or distance is None or (distance <= tolerance or np.isnan(distance)):
+        return None
+    return f"replicas differ by {distance:.2g} (relative) at the end, expected at most {tolerance:g}"
+
+
+GATES: tuple[Callable[[dict[str, Any]], str | None], ...] = (
+    ranks_missing,
+    steps_missing,
+    loss_not_finite,
+    steps_skipped,
+    replicas_differ,
+)
+
+
+def _losses(row: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    losses = row["losses"]
+    return np.asarray(losses if isinstance(losses, list) else [], dtype=float)
+
+
+def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
+    """Reasons by index, of the launches whose losses leave those of the other launches of equal work.
+
+    Equal work is the same model, data, batch and optimizer settings (EQUAL_WORK). The reference comes from launches that
+    passed all other gates: ddp's at the smallest world size, or the median over all of them where no ddp is sound. With
+    several launches of the reference, step by step their median. Only the steps that both have are compared.
+    """
+    reasons: dict[Any, str] = {}
+    for work, group in ok.groupby(EQUAL_WORK, dropna=False, sort=False):
+        candidates = sound.loc[sound.index.isin(group.index)]
+        plain = candidates[candidates["strategy"] == "ddp"]
+        name = f"the median of {len(candidates)} launches"
+        if len(plain):
+            smallest = plain["world_size"].min()
+            candidates, name = plain[plain["world_size"] == smallest], f"ddp at world_size {smallest}"
+        if len(group) < 2 or candidates.empty:
+            continue
+        rows = [_losses(row) for _, row in _rows(candidates)]
+        reference = np.median([losses[: min(map(len, rows))] for losses in rows], axis=0)
+        tolerance = LOSS_TOLERANCE[work[EQUAL_WORK.index("precision")]]
+        for index, row in _rows(group):
+            losses = _losses(row)
+            shared = min(len(losses), len(reference))
+            apart = np.abs(losses[:shared] - reference[:shared])
+            # A loss that is not finite has its own gate, and compares as false here.
+            wrong = np.flatnonzero(apart > tolerance * np.abs(reference[:shared]))
+            if wrong.size:
+                step = wrong[0]
+                reasons[index] = (
+                    f"losses leave those of equal work: step {step} is {losses[step]:.6g}, {name} has "
+                    f"{reference[step]:.6g} (tolerance {tolerance:g}, relative)"
+                )
+    return reasons

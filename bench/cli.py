@@ -1,0 +1,194 @@
+"""The command line: scalebench. Every verb reads its arguments, calls one room, and prints."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from bench.errors import ScalebenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.launch.sweep import Sweep
+    from bench.results.record import Record
+
+app = typer.Typer(
+    name="scalebench",
+    help="Which way of training a GPT-style model data-parallel is fastest on these machines, and how well it scales.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import bench
+
+        print(f"scalebench {bench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun")
+def run(
+    suite: Annotated[str, typer.Argument(help="A shipped suite (quick, v100-8, accumulation) or a YAML file.")],
+    output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/SUITE]")] = None,
+    launcher: Annotated[str, typer.Option(help="Who starts the ranks: deepspeed or torchrun.")] = "deepspeed",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    slots: Annotated[int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and commands, run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Launch what is missing of a suite. Ctrl-C is safe; the same command goes on from there.
+
+    Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
+    """
+    from rich.console import Console
+
+    from bench.errors import LaunchError, nearest
+    from bench.launch.hostfile import read_hostfile
+    from bench.launch.machine import detect
+    from bench.launch.sweep import Interrupted, Sweep
+    from bench.plan.suite import load_suite
+    from bench.progress import SweepProgress
+    from bench.results.store import locked
+
+    for flag, value, allowed in (
+        ("--launcher", launcher, ("deepspeed", "torchrun")),
+        ("--device", device, ("auto", "cpu", "cuda")),
+    ):
+        if value not in allowed:
+            raise LaunchError(f"{flag}: found {value!r}", hint=nearest(value, allowed))
+    chosen = load_suite(suite)
+    hosts = read_hostfile(hostfile) if hostfile is not None else None
+    machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
+    folder = output or Path("results") / chosen.name
+    sweep = Sweep(chosen, machine, launcher, folder, hosts)  # type: ignore[arg-type]  # checked above
+    if dry_run:
+        _print_plan(sweep, as_json)
+        return
+    console = Console(stderr=as_json, soft_wrap=True)
+    with locked(folder):
+        sweep.prepare_folder()
+        sweep.clear_leftovers()
+        if retry_failed:
+            sweep.forget_failed()
+        total, missing = len(sweep.tasks), len(sweep.missing())
+        done = f", {total - missing} done before" if missing < total else ""
+        console.print(
+            f"{chosen.name}: {total} launches{done}, {len(sweep.skipped)} cells skipped; {machine.description}; {folder}",
+            markup=False,
+            highlight=False,
+        )
+        try:
+            with SweepProgress(console) as progress:
+                sweep.run(progress)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            left = len(sweep.missing())
+            print(
+                f"stopped ({stop or 'SIGINT'}): {total - left} of {total} launches are done and kept; to go on: "
+                f"{shlex.join(['scalebench', *sys.argv[1:]])}",
+                file=sys.stderr,
+            )
+            raise typer.Exit(130) from None
+    failed = _finish(folder, sweep, console, report, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_plan(sweep: Sweep, as_json: bool) -> None:
+    plan: list[dict[str, Any]] = []
+    for task in sweep.tasks:
+        command = shlex.join(sweep.command(task)).replace("--master_port 0", "--master_port FREE_PORT")
+        plan.append({"cell": task.cell.id, "outcome": None, "reason": None, "command": command})
+    for cell, reason in sweep.skipped:
+        plan.append({"cell": cell.id, "outcome": "skipped", "reason": reason, "command": None})
+    if as_json:
+        print(json.dumps(plan, indent=1))
+        return
+    for entry in plan:
+        print(f"{entry['cell']}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
+    print(f"{len(sweep.tasks)} launches, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; nothing was run")
+
+
+def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
+    """Report on a sweep that is through; whether a launch of it failed."""
+    from bench.publish import headline, publish
+    from bench.results.store import read_records
+
+    wanted = {task.cell.id for task in sweep.tasks} | {cell.id for cell, _ in sweep.skipped}
+    records = [record for record in read_records(folder) if record.cell.id in wanted]
+    failed = [record for record in records if record.outcome not in ("ok", "skipped")]
+    page = publish(folder) if report else None
+    if as_json:
+        print(json.dumps({"folder": str(folder), "report": str(page) if page else None, "launches": [_brief(r) for r in records]}))
+    else:
+        console.print(headline(folder))
+        if page is not None:
+            console.print(f"report: {page}", markup=False, highlight=False)
+    for record in failed:
+        print(f"{record.outcome}: {record.cell.id}: {record.reason}", file=sys.stderr)
+    if not sweep.tasks:
+        print("nothing could be run here: every cell was skipped", file=sys.stderr)
+    return bool(failed) or not sweep.tasks
+
+
+def _brief(record: Record) -> dict[str, Any]:
+    return {
+        "cell": record.cell.id,
+        "launch": record.launch_id,
+        "outcome": record.outcome,
+        "reason": record.reason,
+    }
+
+
+@app.command(epilog="Example: scalebench report results/quick")
+def report(
+    folder: Annotated[Path, typer.Argument(help="A results folder that `scalebench run` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Write FOLDER/report: tables, charts, and one self-contained page."""
+    from rich.console import Console
+
+    from bench.publish import headline, publish
+
+    page = publish(folder)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "report": str(page)}))
+        return
+    console = Console(soft_wrap=True)
+    console.print(headline(folder))
+    console.print(f"report: {page}", markup=False, highlight=False)
+
+
+def main() -> NoReturn:
+    """Entry of the command: errors for users are one line, exit 2."""
+    try:
+        app()
+    except ScalebenchError as error:
+        print(f"scalebench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

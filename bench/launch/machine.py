@@ -1,0 +1,91 @@
+"""What this machine can run: devices, slots, and the reasons why a cell can't run here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.errors import LaunchError
+from bench.plan.cell import Cell
+
+DeviceType = Literal["cpu", "cuda"]
+
+MIN_CPU_SLOTS = 8
+"""Ranks that a machine without GPUs takes at least, whatever its cores: paced models need none, and the report marks
+the others as oversubscribed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The devices that ranks can be put on. `capability` is the lowest CUDA compute capability among them."""
+
+    device_type: DeviceType
+    num_slots: int
+    names: tuple[str, ...] = ()
+    capability: tuple[int, int] | None = None
+
+    @property
+    def description(self) -> str:
+        if self.device_type == "cuda":
+            return f"{len(self.names)} x {self.names[0]}"
+        return f"CPU, {len(os.sched_getaffinity(0))} cores, gloo"
+
+    def refusal(self, cell: Cell) -> str | None:
+        """Why the cell can't run on these devices, whatever the number of ranks; None if it can."""
+        if cell.precision == "fp16" and self.device_type == "cpu":
+            return "fp16 is refused on CPU: DeepSpeed has no loss scaling there; choose fp32 or bf16"
+        if cell.precision == "bf16" and self.capability is not None and self.capability < (8, 0):
+            return (
+                f"bf16 is refused on {self.names[0]}: compute capability {self.capability[0]}.{self.capability[1]} only "
+                "emulates it (8.0 and up have it); choose fp16"
+            )
+        return None
+
+
+def detect(device: str, num_slots: int | None) -> Machine:
+    """The machine that a run was asked to use: `auto` takes GPUs where torch can, else the CPU.
+
+    Raises LaunchError if GPUs were asked for and there are none, or torch can't use them.
+    """
+    gpus = _visible_gpus() if device in ("auto", "cuda") else []
+    if device == "cuda" and not gpus:
+        raise LaunchError("--device cuda: no GPU found by NVML", hint="check nvidia-smi, or use --device cpu")
+    if gpus and _torch_sees_gpus():
+        names = tuple(name for name, _ in gpus)
+        return Machine("cuda", num_slots or len(gpus), names, min(capability for _, capability in gpus))
+    if gpus and device == "cuda":
+        raise LaunchError(
+            f"--device cuda: torch can't use {gpus[0][0]}",
+            hint="install a torch wheel with CUDA for it (README, V100), or use --device cpu",
+        )
+    return Machine("cpu", num_slots or max(MIN_CPU_SLOTS, len(os.sched_getaffinity(0))))
+
+
+def _visible_gpus() -> list[tuple[str, tuple[int, int]]]:
+    """Name and compute capability of every GPU that CUDA_VISIBLE_DEVICES leaves, by NVML, so without torch."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []  # no driver: a machine without GPUs
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        chosen = [part.strip() for part in visible.split(",") if part.strip()]
+        handles = [handles[int(part)] if part.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(part) for part in chosen]
+    gpus = []
+    for handle in handles:
+        name = pynvml.nvmlDeviceGetName(handle)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        gpus.append((name if isinstance(name, str) else name.decode("ascii"), (int(major), int(minor))))
+    return gpus
+
+
+def _torch_sees_gpus() -> bool:
+    """Asked in a process of its own: this one never imports torch."""
+    code = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,82 @@
+"""What became of a launch: its record, or a typed outcome with the evidence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench.launch.process import last_lines
+from bench.results.launch_file import Launch, log_path, read_failures, record_path
+from bench.results.record import Outcome, Record
+from bench.results.store import read_record
+
+OOM_EVENTS = Path("/sys/fs/cgroup/memory.events")
+
+
+def num_oom_kills() -> int:
+    """How often the kernel killed a process of this control group for memory so far; 0 where it does not say."""
+    try:
+        lines = OOM_EVENTS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def settle(launch: Launch, folder: Path, status: int | None, wall_s: float, oom_kills: int) -> Record:
+    """The record of an ended launch. `status` is the launcher's exit status, None after a time-out.
+
+    Only a whole record says that the launch went well: the deepspeed launcher can exit 0 after a rank was killed.
+    """
+    path = record_path(folder)
+    if path.exists():
+        return read_record(path).model_copy(update={"wall_s": wall_s})
+    outcome, reason, evidence = _diagnose(launch, folder, status, oom_kills)
+    return Record(
+        launch_id=launch.launch_id,
+        kind=launch.kind,
+        suite=launch.suite,
+        sequence=launch.sequence,
+        cell=launch.cell,
+        started_at=launch.started_at,
+        launcher=launch.launcher,
+        command=launch.command,
+        outcome=outcome,
+        reason=reason,
+        evidence=evidence,
+        wall_s=wall_s,
+    )
+
+
+def _diagnose(launch: Launch, folder: Path, status: int | None, oom_kills: int) -> tuple[Outcome, str, list[str]]:
+    launcher_lines = last_lines(folder / "logs" / "launcher.log")
+    failures = read_failures(folder)
+    # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
+    for failure in sorted(failures, key=lambda f: (f.outcome != "oom", _lost_a_peer(f.message), f.rank)):
+        if failure.outcome == "crashed" and _lost_a_peer(failure.message):
+            continue
+        reason = f"rank {failure.rank}: {failure.message.splitlines()[0][:300]}"
+        return failure.outcome, reason, last_lines(log_path(folder, failure.rank))
+    silent = [rank for rank in range(launch.cell.world_size) if rank not in {failure.rank for failure in failures}]
+    if status is None:
+        lines = [f"rank {rank}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
+        return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
+    signals = [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
+    signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
+    killed = f", killed by signal {signals[0]}" if signals else ""
+    evidence = [line for rank in silent[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
+    who = _name_ranks(silent) if silent and len(silent) < launch.cell.world_size else "the launch"
+    if num_oom_kills() > oom_kills:
+        return "oom", f"{who} ended{killed}: the kernel ran out of memory for this control group", evidence
+    if any("bad_alloc" in line for line in evidence):
+        return "oom", f"{who} ended{killed}: memory could not be allocated (std::bad_alloc)", evidence
+    return "crashed", f"{who} ended without a record{killed} (launcher's exit status {status})", evidence
+
+
+def _lost_a_peer(message: str) -> bool:
+    """Whether a rank failed only because another one was gone."""
+    lowered = message.lower()
+    return any(text in lowered for text in ("connection closed by peer", "connection reset by peer", "socket closed"))
+
+
+def _name_ranks(ranks: list[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"

@@ -1,0 +1,100 @@
+"""One started launch: watched until it ends, and ended with every process that belongs to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from bench.errors import LaunchError
+from bench.launch.launcher import MARK
+from bench.results.launch_file import read_failures
+
+POLL_S = 0.1
+GRACE_S = 15.0
+"""How long the other ranks may go on after one has failed, to say what they saw, before they are ended."""
+
+
+class LaunchProcess:
+    """The launcher and all that it started, in a session of their own, so that Ctrl-C reaches this program alone."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
+        self._folder = folder
+        self._launch_id = environment[MARK]
+        self.log = folder / "logs" / "launcher.log"
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LaunchError(
+                f"cannot start {command[0]}: {error.strerror or error}", hint="is it installed, and is there space left?"
+            ) from error
+
+    def wait(self, timeout_s: float, tick: Callable[[], None]) -> int | None:
+        """Wait for the launch to end by itself; its exit status, or None if the time ran out first.
+
+        Also returns (after a grace) when a rank has left a failure and the launcher does not end its peers.
+        `tick` is called about ten times a second.
+        """
+        deadline = time.monotonic() + timeout_s
+        failed_at: float | None = None
+        while True:
+            status = self._process.poll()
+            if status is not None:
+                return status
+            now = time.monotonic()
+            if now >= deadline:
+                return None
+            if failed_at is None and next(self._folder.glob("failure_*.json"), None) is not None:
+                failed_at = now
+            if failed_at is not None and now - failed_at > GRACE_S:
+                return 1 if read_failures(self._folder) else None
+            tick()
+            time.sleep(POLL_S)
+
+    def end(self) -> None:
+        """End every process of the launch, children and those whose parents are gone too."""
+        deadline = time.monotonic() + 10
+        while processes := list(self._members()):
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+            psutil.wait_procs(processes, timeout=1)
+            if time.monotonic() > deadline:
+                raise LaunchError(f"cannot end processes {[process.pid for process in processes]} of {self._folder}")
+        self._process.wait()
+
+    def _members(self) -> Iterator[psutil.Process]:
+        mine = os.getpid()
+        for process in psutil.process_iter():
+            try:
+                if process.pid != mine and process.status() != psutil.STATUS_ZOMBIE:
+                    if process.environ().get(MARK) == self._launch_id:
+                        yield process
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue  # gone in between, or another user's and so not ours
+
+
+def last_lines(path: Path, num_lines: int = 12) -> list[str]:
+    """The last lines of a log that say something, shortened; empty if there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 65_536))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.rstrip()[:500] for line in text.splitlines() if line.strip()][-num_lines:]

@@ -1,0 +1,240 @@
+"""The launches of a suite: in which order, which are still missing, and what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import random
+import shutil
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from bench.errors import LaunchError, RecordError
+from bench.launch.hostfile import Hostfile
+from bench.launch.launcher import LauncherName, free_port, launch_command, launch_environment
+from bench.launch.machine import Machine
+from bench.launch.outcome import num_oom_kills, settle
+from bench.launch.process import LaunchProcess
+from bench.plan.cell import Cell
+from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
+from bench.results.record import SCHEMA_VERSION, Record
+from bench.results.store import MANIFEST_NAME, check_manifest, read_record, record_paths, write_atomically, write_record
+
+
+class Interrupted(Exception):
+    """The user asked to stop (Ctrl-C or SIGTERM); the launch in flight was ended and left no record."""
+
+
+class Progress(Protocol):
+    """Who is told how a sweep goes."""
+
+    def started(self, cell: Cell, index: int, total: int, eta_s: float | None) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def ended(self, record: Record, index: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One launch to be made: which cell, and its number in the suite's run order."""
+
+    cell: Cell
+    settings: LaunchSettings
+    sequence: int
+
+
+@dataclass
+class Sweep:
+    """What a suite comes to on a machine: the launches to make, in order, and the cells that can't be launched here."""
+
+    suite: Suite
+    machine: Machine
+    launcher: LauncherName
+    folder: Path
+    hostfile: Hostfile | None = None
+    tasks: list[Task] = field(init=False)
+    skipped: list[tuple[Cell, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.skipped = []
+        runnable: list[PlannedCell] = []
+        for planned in self.suite.cells:
+            reason = planned.skip_reason or self.machine.refusal(planned.cell) or self._too_large(planned.cell)
+            if reason is None:
+                runnable.append(planned)
+            else:
+                self.skipped.append((planned.cell, reason))
+        # Rounds of all cells, each in an order of its own: drift of the machine then hits every cell alike.
+        order = random.Random(self.suite.seed)
+        self.tasks = []
+        for launch_round in range(max((planned.settings.launches for planned in runnable), default=0)):
+            due = [planned for planned in runnable if launch_round < planned.settings.launches]
+            order.shuffle(due)
+            self.tasks += [Task(planned.cell, planned.settings, len(self.tasks) + i) for i, planned in enumerate(due)]
+
+    def _too_large(self, cell: Cell) -> str | None:
+        if cell.world_size > self.machine.num_slots:
+            return f"needs {cell.world_size} slots, there are {self.machine.num_slots} ({self.machine.description})"
+        if self.hostfile is not None and self.hostfile.placement(cell.world_size) is None:
+            return f"{self.hostfile.path} has no even placement for {cell.world_size} ranks"
+        return None
+
+    def prepare_folder(self) -> None:
+        """Check that the folder is this suite's and this kind of machine's, or make it so. Raises RecordError."""
+        manifest = check_manifest(self.folder)
+        if manifest is not None:
+            for key, mine in (("suite", self.suite.name), ("device_type", self.machine.device_type)):
+                if manifest.get(key) != mine:
+                    raise RecordError(
+                        f"{self.folder} holds results of {key} {manifest.get(key)!r}, this run is {mine!r}",
+                        hint="give another --output folder",
+                    )
+        elif record_paths(self.folder):
+            raise RecordError(f"{self.folder} holds records but no {MANIFEST_NAME}", hint="give another --output folder")
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "suite": self.suite.name,
+            "description": self.suite.description,
+            "device_type": self.machine.device_type,
+            "seed": self.suite.seed,
+        }
+        if manifest != content:
+            write_atomically(self.folder / MANIFEST_NAME, json.dumps(content, indent=1) + "\n")
+
+    def missing(self) -> list[Task]:
+        """The tasks that no whole record covers yet. Raises RecordError, naming the file, for a record that is broken.
+
+        Any outcome but `skipped` covers a task: out of memory is a result. `forget_failed` makes them missing again.
+        """
+        done: Counter[str] = Counter()
+        for path in record_paths(self.folder):
+            record = read_record(path)
+            if record.outcome != "skipped":
+                done[record.cell.id] += 1
+        missing = []
+        for task in self.tasks:
+            if done[task.cell.id] > 0:
+                done[task.cell.id] -= 1
+            else:
+                missing.append(task)
+        return missing
+
+    def forget_failed(self) -> None:
+        """Take the records of launches that did not end well out of the folder, logs too, to measure them again."""
+        for path in record_paths(self.folder):
+            if read_record(path).outcome not in ("ok", "skipped"):
+                shutil.rmtree(path.parent)
+
+    def clear_leftovers(self) -> None:
+        """Remove launch folders without a record: a run was killed in the middle of them, and nothing reads them."""
+        for path in self.folder.glob(f"*/*/{LAUNCH_NAME}"):
+            if not record_path(path.parent).exists():
+                shutil.rmtree(path.parent)
+
+    def run(self, progress: Progress) -> list[Record]:
+        """Make what is missing, skipped cells included, one launch after the other. Returns the new records.
+
+        Raises Interrupted when the user stops it: what is whole stays, and the same command goes on from there.
+        """
+        with _stop_on_signal():
+            records = [self._note_skipped(cell, reason) for cell, reason in self.skipped]
+            missing = self.missing()
+            spent_s: list[float] = []
+            for index, task in enumerate(missing):
+                eta_s = sum(spent_s) / len(spent_s) * (len(missing) - index) if spent_s else None
+                progress.started(task.cell, index, len(missing), eta_s)
+                started = time.monotonic()
+                record = self._launch(task, progress.tick)
+                spent_s.append(time.monotonic() - started)
+                progress.ended(record, index, len(missing))
+                records.append(record)
+            return records
+
+    def command(self, task: Task) -> list[str]:
+        """The launch command of a task, as --dry-run prints it: the launch's own id and port come at its start."""
+        launch_file = self.folder / task.cell.id / "LAUNCH_ID" / LAUNCH_NAME
+        return launch_command(self.launcher, task.cell, launch_file, 0, self.hostfile)
+
+    def _note_skipped(self, cell: Cell, reason: str) -> Record:
+        record = Record(
+            launch_id="skipped",
+            suite=self.suite.name,
+            cell=cell,
+            started_at=_now(),
+            launcher=self.launcher,
+            outcome="skipped",
+            reason=reason,
+        )
+        write_record(record_path(self.folder / cell.id / "skipped"), record)
+        return record
+
+    def _launch(self, task: Task, tick: Callable[[], None]) -> Record:
+        launch_id = uuid.uuid4().hex[:12]
+        # Absolute: a launcher may start its ranks in another folder.
+        folder = self.folder.resolve() / task.cell.id / launch_id
+        # A cell skipped on an earlier run (fewer slots then) is measured now.
+        shutil.rmtree(folder.parent / "skipped", ignore_errors=True)
+        command = launch_command(self.launcher, task.cell, folder / LAUNCH_NAME, free_port(), self.hostfile)
+        launch = Launch(
+            launch_id=launch_id,
+            cell=task.cell,
+            suite=self.suite.name,
+            sequence=task.sequence,
+            started_at=_now(),
+            started_monotonic_s=time.monotonic(),
+            launcher=self.launcher,
+            command=command,
+            timeout_s=task.settings.timeout_s,
+        )
+        write_launch(folder, launch)
+        oom_kills = num_oom_kills()
+        started = time.monotonic()
+        process: LaunchProcess | None = None
+        try:
+            process = LaunchProcess(command, launch_environment(self.machine, task.cell, launch_id), folder)
+            status = process.wait(task.settings.timeout_s, tick)
+        except BaseException:
+            if process is not None:
+                process.end()
+            # A launch cut off in the middle measured nothing that can be used; one whose record is whole stays.
+            if not record_path(folder).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    folder.parent.rmdir()
+            raise
+        process.end()
+        record = settle(launch, folder, status, time.monotonic() - started, oom_kills)
+        write_record(record_path(folder), record)
+        return record
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[None]:
+    """Raise Interrupted on Ctrl-C and on SIGTERM while the block runs."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(signum).name)
+
+    try:
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError as error:
+        raise LaunchError("a sweep runs in the main thread only: signals end its launches") from error
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,186 @@
+"""From a suite file to the cells that it asks for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import ConfigError, SuiteError, nearest
+from bench.plan.cell import Cell
+from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config
+from bench.plan.yaml_source import Location, YamlSource
+
+SHIPPED = Path(__file__).parent / "suites"
+MAX_CELLS = 10_000
+
+_LAUNCH_KEYS = frozenset({"launches", "timeout_s"})
+_DERIVED_KEYS = frozenset({"global_batch_size"})
+_CELL_KEYS = frozenset(Cell.model_fields)
+GRID_KEYS = _CELL_KEYS | _LAUNCH_KEYS | _DERIVED_KEYS
+SUITE_KEYS = frozenset({"name", "description", "seed", "defaults", "grids"})
+
+
+class LaunchSettings(BaseModel):
+    """How often a cell is launched, and how long one launch may take before it is ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    launches: Annotated[int, Field(ge=1, le=1000)] = 1
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of a suite with its launch settings. `skip_reason` says why it can't be launched, if it can't."""
+
+    cell: Cell
+    settings: LaunchSettings
+    skip_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A validated suite: its name, the seed of its run order, and its cells in the order of the file."""
+
+    name: str
+    description: str
+    seed: int
+    cells: tuple[PlannedCell, ...]
+
+
+def shipped_suites() -> list[str]:
+    """Names of the suites that come with scalebench."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """The suite of that name (`quick`) or in that YAML file.
+
+    Raises SuiteError, naming file, line, key and what is allowed, for anything that is not a suite.
+    """
+    path = SHIPPED / f"{name_or_path}.yaml"
+    if name_or_path not in shipped_suites():
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise SuiteError(
+                f"no suite {name_or_path!r}: neither a file nor a shipped suite",
+                hint=nearest(name_or_path, shipped_suites()),
+            )
+    return _Reader(YamlSource(path)).suite()
+
+
+class _Reader:
+    """Reads one suite file; every error says where."""
+
+    def __init__(self, source: YamlSource) -> None:
+        self.source = source
+
+    def suite(self) -> Suite:
+        content = self._mapping(self.source.content, (), SUITE_KEYS)
+        name = content.get("name", self.source.path.stem)
+        if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
+            self._fail(("name",), f"name: found {name!r}, expected letters, digits, '-', '_' and '.' (not first)")
+        description = content.get("description", "")
+        if not isinstance(description, str):
+            self._fail(("description",), f"description: found {description!r}, expected text")
+        seed = content.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            self._fail(("seed",), f"seed: found {seed!r}, expected a whole number from 0 on")
+        defaults = self._mapping(content.get("defaults") or {}, ("defaults",), GRID_KEYS)
+        grids = content.get("grids")
+        if not isinstance(grids, list) or not grids:
+            self._fail(("grids",), "grids: empty, expected a list of at least one grid")
+        cells: dict[str, PlannedCell] = {}
+        for index, grid in enumerate(grids):
+            for planned in self._grid(defaults, grid, ("grids", index)):
+                cells.setdefault(planned.cell.id, planned)
+        return Suite(name=name, description=description.strip(), seed=seed, cells=tuple(cells.values()))
+
+    def _grid(self, defaults: dict[str, Any], grid: Any, location: Location) -> list[PlannedCell]:
+        own = self._mapping(grid, location, GRID_KEYS)
+        merged = {**defaults, **own}
+        axes: list[list[tuple[str, Any]]] = []
+        for key, value in merged.items():
+            values = value if isinstance(value, list) else [value]
+            if not values:
+                self._fail(self._at(own, location, key), f"{key}: an empty list leaves the grid without a cell")
+            axes.append([(key, entry) for entry in values])
+        num_cells = 1
+        for axis in axes:
+            num_cells *= len(axis)
+        if num_cells > MAX_CELLS:
+            self._fail(location, f"the grid has {num_cells} cells, expected at most {MAX_CELLS}")
+        planned = [self._cell(dict(choice), own, location) for choice in itertools.product(*axes)]
+        if all(cell.skip_reason for cell in planned) and planned:
+            self._fail(location, f"no cell of this grid can be run: {planned[0].skip_reason}")
+        return planned
+
+    def _cell(self, fields: dict[str, Any], own: dict[str, Any], location: Location) -> PlannedCell:
+        settings = {key: fields.pop(key) for key in _LAUNCH_KEYS & fields.keys()}
+        fields = {key: value for key, value in fields.items() if value is not None}
+        skip_reason = self._divide(fields, own, location)
+        try:
+            cell = Cell(**fill_from_config(fields))
+            check_deepspeed_config(cell)
+            return PlannedCell(cell, LaunchSettings(**settings), skip_reason)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0]) if first["loc"] else ""
+            if first["type"] == "missing":
+                self._fail(location, f"{key}: missing, every grid needs model, strategy and world_size, and hf: models seq_len")
+            self._fail(self._at(own, location, key), f"{key}: found {first['input']!r}; {first['msg']}")
+        except (SuiteError, ConfigError) as error:
+            key = error.found.split(":", 1)[0].split(".", 1)[0]
+            at = self._at(own, location, key) if key in GRID_KEYS else location
+            raise type(error)(f"{self.source.where(at)}: {error.found}", hint=error.hint) from error
+
+    def _divide(self, fields: dict[str, Any], own: dict[str, Any], location: Location) -> str | None:
+        """Turn a strong-scaling cell's global_batch_size into the part of a rank; the reason if it can't be divided."""
+        total = fields.pop("global_batch_size", None)
+        if fields.get("scaling", "weak") != "strong":
+            if total is not None:
+                self._fail(
+                    self._at(own, location, "global_batch_size"),
+                    "global_batch_size: only a grid of `scaling: strong` keeps it; weak scaling keeps micro_batch_size",
+                )
+            return None
+        if not isinstance(total, int) or isinstance(total, bool) or total < 1:
+            self._fail(
+                self._at(own, location, "global_batch_size"),
+                f"global_batch_size: found {total!r}, expected a whole number from 1 on (scaling: strong keeps it)",
+            )
+        given = [key for key in ("micro_batch_size", "grad_accum_steps") if key in fields]
+        if len(given) == 2:
+            self._fail(
+                self._at(own, location, "micro_batch_size"),
+                "micro_batch_size: strong scaling derives it from global_batch_size and grad_accum_steps; give one of the two",
+            )
+        fixed, derived = ("micro_batch_size", "grad_accum_steps") if given == ["micro_batch_size"] else ("grad_accum_steps", "micro_batch_size")
+        parts = [fields.get("world_size"), fields.get(fixed, 1)]
+        if not all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in parts):
+            return None  # the cell's own validation names the wrong one
+        share = parts[0] * parts[1]
+        fields[derived] = max(1, total // share)
+        if total % share:
+            return f"global_batch_size {total} can't be divided by world_size {parts[0]} x {fixed} {parts[1]}"
+        return None
+
+    def _mapping(self, value: Any, location: Location, allowed: frozenset[str]) -> dict[str, Any]:
+        name = location[0] if location else "the suite"
+        if not isinstance(value, dict):
+            self._fail(location, f"{name}: found {value!r}, expected keys and values")
+        for key in value:
+            if key not in allowed:
+                self._fail((*location, str(key)), f"unknown key {key!r}", nearest(str(key), allowed))
+        return value
+
+    @staticmethod
+    def _at(own: dict[str, Any], location: Location, key: str) -> Location:
+        return (*location, key) if key in own else ("defaults", key)
+
+    def _fail(self, location: Location, found: str, hint: str | None = None) -> Any:
+        raise SuiteError(f"{self.source.where(location)}: {found}", hint=hint)

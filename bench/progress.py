@@ -1,0 +1,79 @@
+"""How a sweep goes, for who watches: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bench.plan.cell import Cell
+from bench.results.record import Record
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def describe(cell: Cell) -> str:
+    """A cell in one short line."""
+    return (
+        f"{cell.model} {cell.strategy} {cell.scaling}, {cell.world_size} rank{'s' * (cell.world_size > 1)}, "
+        f"accumulation {cell.grad_accum_steps}, {cell.precision}"
+    )
+
+
+class SweepProgress:
+    """Says which cell runs, how many launches are done, and how long the rest will take. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._ends_at_s: float | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                TextColumn("{task.description}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=None, left="")
+
+    def __enter__(self) -> SweepProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def started(self, cell: Cell, index: int, total: int, eta_s: float | None) -> None:
+        self._ends_at_s = None if eta_s is None else time.monotonic() + eta_s
+        if self._bar is not None:
+            self._bar.update(self._task, total=total, completed=index, description=escape(describe(cell)))
+        else:
+            left = "" if eta_s is None else f", {_clock(eta_s)} left"
+            self._console.print(f"[{index + 1}/{total}{left}] {describe(cell)}", markup=False, highlight=False)
+
+    def tick(self) -> None:
+        if self._bar is not None and self._ends_at_s is not None:
+            self._bar.update(self._task, left=f"{_clock(max(0.0, self._ends_at_s - time.monotonic()))} left")
+
+    def ended(self, record: Record, index: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=index + 1)
+        if record.outcome != "ok":
+            self._console.print(
+                f"  {record.outcome}: {describe(record.cell)}: {record.reason}", markup=False, highlight=False
+            )

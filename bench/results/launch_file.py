@@ -1,0 +1,84 @@
+"""What a launch is told, and the small files that its ranks leave beside the record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import RecordError
+from bench.plan.cell import Cell
+from bench.results.store import RECORD_NAME, write_atomically
+
+LAUNCH_NAME = "launch.json"
+
+
+class Launch(BaseModel):
+    """One start of all ranks for one cell, as every rank reads it.
+
+    `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    launch_id: str
+    kind: Literal["timing", "attribution"] = "timing"
+    cell: Cell
+    suite: str | None = None
+    sequence: int | None = None
+    started_at: str
+    started_monotonic_s: float | None = None
+    launcher: str
+    command: list[str] = []
+    timeout_s: float = 1800.0
+
+
+class Failure(BaseModel):
+    """Why a rank ended before its time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int
+    hostname: str
+    outcome: Literal["oom", "crashed"]
+    message: str
+
+
+def record_path(folder: Path) -> Path:
+    return folder / RECORD_NAME
+
+
+def log_path(folder: Path, rank: int) -> Path:
+    """Where one rank's output goes: a file each, because the launcher's pipe mixes them in the middle of lines."""
+    return folder / "logs" / f"rank_{rank}.log"
+
+
+def failure_path(folder: Path, rank: int) -> Path:
+    return folder / f"failure_{rank}.json"
+
+
+def write_launch(folder: Path, launch: Launch) -> Path:
+    path = folder / LAUNCH_NAME
+    write_atomically(path, launch.model_dump_json(indent=1))
+    return path
+
+
+def read_launch(path: Path) -> Launch:
+    """Raises RecordError if the file is not one that `write_launch` wrote."""
+    try:
+        return Launch.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise RecordError(f"{path} is not a launch file: {error}") from error
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """The failures that ranks wrote, by rank. A rank that was killed wrote none."""
+    failures = []
+    for path in folder.glob("failure_*.json"):
+        try:
+            failures.append(Failure.model_validate_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValidationError) as error:
+            raise RecordError(f"{path} is not a failure file: {error}") from error
+    return sorted(failures, key=lambda failure: failure.rank)

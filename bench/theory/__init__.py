@@ -1,0 +1,1 @@
+"""What should happen: closed forms. Imports no torch."""

@@ -1,0 +1,1 @@
+"""With what one rank measures: clocks, memory, environment."""

@@ -1,0 +1,235 @@
+"""The measured loop of one rank: warm-up by rule, a clean window, checks, and the record."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import importlib
+import math
+import os
+import socket
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
+from bench.results.launch_file import Launch, record_path
+from bench.results.record import Phases, RankRecord, Record, Work
+from bench.results.store import write_record
+from bench.worker.data.batches import GlobalBatches
+from bench.worker.meter.clock import step_clock
+from bench.worker.meter.environment import environment
+from bench.worker.meter.memory import MemoryPeak
+from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy
+
+WARMUP_BLOCK_STEPS = 3
+WARMUP_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Seconds before the measuring code was there: from the launcher's start to the program's (None where unknown),
+    and importing."""
+
+    start_s: float | None
+    import_s: float
+
+
+class Trainer:
+    """One rank's training: a strategy, its batches, and what each optimizer step came to."""
+
+    def __init__(self, cell: Cell, device: torch.device, control: dist.ProcessGroup) -> None:
+        module, _, name = STRATEGIES[cell.strategy].target.partition(":")
+        self.cell = cell
+        self.device = device
+        self.control = control
+        self.strategy: Strategy = getattr(importlib.import_module(module), name)()
+        self.model: Any = self.strategy.prepare(cell, device)
+        self.batches = GlobalBatches(
+            vocab_size=self.model.vocab_size,
+            seq_len=cell.seq_len,
+            micro_batch_size=cell.micro_batch_size,
+            grad_accum_steps=cell.grad_accum_steps,
+            world_size=cell.world_size,
+            seed=cell.seed,
+        )
+        self.results: list[StepLoss] = []
+
+    def step(self) -> None:
+        """One optimizer step on the next global batch."""
+        self.results.append(self.strategy.step(self._micro_batches()))
+
+    def _micro_batches(self) -> list[MicroBatch]:
+        batches = self.batches.micro_batches(len(self.results), dist.get_rank())
+        if self.device.type == "cpu":
+            return batches
+        return [
+            (tokens.pin_memory().to(self.device, non_blocking=True), targets.pin_memory().to(self.device, non_blocking=True))
+            for tokens, targets in batches
+        ]
+
+    def timed_steps(self, num_steps: int) -> list[float]:
+        """Seconds of each of `num_steps` optimizer steps, begun together by all ranks, and drained at the end."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        dist.barrier(self.control)
+        clock = step_clock(self.device)
+        clock.mark()
+        for index in range(num_steps):
+            self.step()
+            if index == num_steps - 1:
+                self.strategy.finish()
+            clock.mark()
+        return clock.step_times_s()
+
+    def warm_up(self) -> tuple[int, bool]:
+        """Train until the step time has settled: the medians of the last two blocks, of the slowest rank's seconds,
+        agree within 5 %, and the loss scaler skipped no step of the last block.
+
+        Returns the number of steps and whether it settled within the cell's `max_warmup_steps`. All ranks agree.
+        """
+        medians: list[float] = []
+        num_steps = 0
+        while num_steps < self.cell.max_warmup_steps:
+            block = min(WARMUP_BLOCK_STEPS, self.cell.max_warmup_steps - num_steps)
+            times_s = torch.tensor(self.timed_steps(block), dtype=torch.float64)
+            dist.all_reduce(times_s, op=dist.ReduceOp.MAX, group=self.control)
+            medians.append(statistics.median(times_s.tolist()))
+            num_steps += block
+            skipped = any(result.skipped for result in self.results[-block:])
+            if len(medians) > 1 and not skipped and abs(medians[-1] / medians[-2] - 1) <= WARMUP_TOLERANCE:
+                return num_steps, True
+        return num_steps, False
+
+
+def measure(launch: Launch, folder: Path | None, output: Path, before: Interval) -> None:
+    """Run this rank's part of a launch. Rank 0 gathers every rank's raw figures and writes the record.
+
+    `folder` is the launch's own; None for a launch by hand, whose folder is made under `output`.
+    """
+    entered_s = time.monotonic()
+    cell = launch.cell
+    device = _device()
+    torch.set_num_threads(cell.threads_per_rank or (1 if device.type == "cpu" else torch.get_num_threads()))
+    _join(launch, device)
+    # Control traffic never shares the measured process group.
+    control = dist.new_group(backend="gloo")
+    memory = MemoryPeak(device)
+    trainer = Trainer(cell, device, control)
+    built_s = time.monotonic()
+    num_warmup_steps, settled = trainer.warm_up()
+    # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
+    gc.collect()
+    gc.disable()
+    warm_s = time.monotonic()
+    step_times_s = trainer.timed_steps(cell.steps)
+    measured_s = time.monotonic()
+    gc.enable()
+    peak_bytes = memory.peak_bytes()
+    losses = [float(result.loss) for result in trainer.results]
+    replicas = trainer.strategy.replica_distance()
+    skipped = sum(result.skipped for result in trainer.results[num_warmup_steps:])
+    here = RankRecord(
+        rank=dist.get_rank(),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        hostname=socket.gethostname(),
+        pid=os.getpid(),
+        device=str(device),
+        threads=torch.get_num_threads(),
+        affinity=sorted(os.sched_getaffinity(0)),
+        step_times_s=step_times_s,
+        losses=losses,
+        peak_memory_bytes=peak_bytes,
+        base_memory_bytes=memory.base_bytes,
+        phases=Phases(
+            start_s=before.start_s,
+            import_s=before.import_s,
+            build_s=built_s - entered_s,
+            warmup_s=warm_s - built_s,
+            window_s=measured_s - warm_s,
+            checks_s=time.monotonic() - measured_s,
+        ),
+    )
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, here.model_dump(), group=control)
+    if dist.get_rank() == 0:
+        ranks = [RankRecord(**entry) for entry in gathered]
+        work = Work(
+            num_params=trainer.model.num_params(),
+            flops_per_token=trainer.model.flops_per_token(cell.seq_len),
+            tokens_per_step=cell.tokens_per_step,
+            num_warmup_steps=num_warmup_steps,
+            warmup_settled=settled,
+            num_steps=len(step_times_s),
+            num_skipped_steps=skipped,
+            replicas=replicas,
+        )
+        record = Record(
+            launch_id=launch.launch_id,
+            kind=launch.kind,
+            suite=launch.suite,
+            sequence=launch.sequence,
+            cell=cell,
+            started_at=launch.started_at,
+            launcher=launch.launcher,
+            command=launch.command,
+            outcome="ok",
+            work=work,
+            environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
+            deepspeed_config=trainer.strategy.deepspeed_config,
+            ranks=ranks,
+        )
+        path = record_path(folder or output / cell.id / launch.launch_id)
+        write_record(path, record)
+        _say(record, path)
+    # Nobody leaves before the record is safe; leaving without destroying aborts in one run of five.
+    dist.barrier(control)
+    dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    if os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        return device
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    return torch.device("cpu")
+
+
+def _join(launch: Launch, device: torch.device) -> None:
+    timeout = datetime.timedelta(seconds=launch.timeout_s)
+    if device.type == "cuda":
+        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    elif "MASTER_PORT" in os.environ:
+        dist.init_process_group("gloo", timeout=timeout)
+    else:
+        store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+        os.environ["MASTER_PORT"] = str(store.port)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timeout)
+
+
+def _say(record: Record, path: Path) -> None:
+    slowest = [max(times) for times in zip(*(rank.step_times_s for rank in record.ranks), strict=True)]
+    median_s = statistics.median(slowest)
+    loss = record.ranks[0].losses[-1]
+    finite = "" if math.isfinite(loss) else " (not finite)"
+    print(
+        f"{record.cell.id}: {median_s:.4f} s a step, {record.cell.tokens_per_step / median_s:,.0f} tokens/s, "
+        f"loss {loss:.4f}{finite}; record: {path}",
+        flush=True,
+    )
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out: CUDA's, Python's, or torch's CPU allocator's (which has no type)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("can't allocate memory", "CUDA out of memory", "Cannot allocate memory")
+    )

@@ -1,0 +1,1 @@
+"""One way of training data-parallel each: four verbs around a model."""

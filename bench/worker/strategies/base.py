@@ -1,0 +1,81 @@
+"""The four verbs of a strategy, and what they hand back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bench.plan.cell import Cell
+from bench.results.record import Replicas
+
+MicroBatch = tuple[Tensor, Tensor]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What one optimizer step came to: this rank's mean loss as a detached scalar on its device (reading it would
+    synchronise, so that waits until after the window), and whether the fp16 loss scaler skipped the update."""
+
+    loss: Tensor
+    skipped: bool
+
+
+class Strategy(ABC):
+    """One way of training data-parallel. The loop calls `prepare` once, `step` once an optimizer step, `finish` at the
+    end of the measured window, inside it, and `replica_distance` after it."""
+
+    deepspeed_config: dict[str, Any] | None = None
+    """The resolved DeepSpeed file, for the record; None for a strategy without DeepSpeed."""
+
+    @abstractmethod
+    def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
+        """Build the cell's model on `device`, wrap it, make its optimizer. Returns the bare model."""
+
+    @abstractmethod
+    def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
+        """One optimizer step over this rank's micro-batches, tokens and targets of shape (micro_batch_size, seq_len)."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait for whatever the strategy still has in flight."""
+
+    @abstractmethod
+    def replica_distance(self) -> Replicas | None:
+        """How far the replicas' parameters are apart; None where nothing is replicated."""
+
+
+def distance_to_rank_0(parameters: Sequence[Tensor]) -> Replicas | None:
+    """Relative L2 distance of every rank's copy of `parameters` from rank 0's; None if there are none to compare.
+
+    A collective: every rank calls it with the same parameters. One parameter at a time travels, so that the check
+    needs no second copy of the model.
+    """
+    if not parameters:
+        return None
+    device = parameters[0].device
+    difference = torch.zeros((), dtype=torch.float64, device=device)
+    norm = torch.zeros((), dtype=torch.float64, device=device)
+    for parameter in parameters:
+        reference = parameter.detach().clone()
+        dist.broadcast(reference, src=0)
+        # A float64 copy of an embedding is large, so the sums alone are in float64.
+        difference += (parameter.detach().float() - reference.float()).pow_(2).sum(dtype=torch.float64)
+        norm += reference.float().pow_(2).sum(dtype=torch.float64)
+    distance = (difference / norm.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+    distances = [torch.zeros_like(distance) for _ in range(dist.get_world_size())]
+    dist.all_gather(distances, distance)
+    values = [float(value) for value in distances]
+    others = values[1:] or values
+    return Replicas(
+        largest=max(others),
+        mean=sum(others) / len(others),
+        num_params=sum(parameter.numel() for parameter in parameters),
+    )

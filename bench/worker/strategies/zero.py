@@ -1,0 +1,76 @@
+"""DeepSpeed's engine at ZeRO stage 0 to 3, accumulation through its own boundaries."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from bench.plan.cell import Cell
+from bench.plan.deepspeed_config import resolve_deepspeed_config
+from bench.results.record import Replicas
+from bench.worker.strategies.base import DTYPES, MicroBatch, StepLoss, Strategy, distance_to_rank_0
+from models.build import build_model
+
+
+class Zero(Strategy):
+    """The DeepSpeed engine, told by the cell's JSON file. At stage 3 our own models are built under `zero.Init`, so that no
+    rank ever holds the whole model; transformers' are not, because they start from wrong weights there."""
+
+    def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
+        # On CPU this would compile an op for half a minute and leave files in /dev/shm; inference alone uses it.
+        # (By importlib: the attribute `deepspeed.comm.torch` is torch itself.)
+        importlib.import_module("deepspeed.comm.torch").__dict__["build_shm_op"] = lambda: None
+        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+        dtype = DTYPES[cell.precision]
+
+        def build(device: torch.device) -> Any:
+            return build_model(
+                cell.model,
+                cell.model_options,
+                seq_len=cell.seq_len,
+                seed=cell.seed,
+                device=device,
+                dtype=dtype,
+                activation_checkpointing=cell.activation_checkpointing,
+            )
+
+        # The buckets scale with the model, so its size is wanted before it stands; on `meta` that costs nothing.
+        outline = build(torch.device("meta"))
+        self.deepspeed_config = resolve_deepspeed_config(cell, outline.num_params())
+        partitioned = cell.strategy == "zero3" and outline.supports_zero_init
+        # No dtype: where the device has no fp16, zero.Init takes bfloat16 for any that it is given, and rounds the weights.
+        scope = deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config) if partitioned else contextlib.nullcontext()
+        with scope:
+            model: torch.nn.Module = build(device)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=model, model_parameters=list(model.parameters()), config=self.deepspeed_config
+        )
+        self._scales = cell.precision == "fp16"
+        return model
+
+    def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
+        losses: list[Tensor] = []
+        skipped_before = self._engine.skipped_steps
+        for tokens, targets in micro_batches:
+            loss = self._engine(tokens, targets)
+            self._engine.backward(loss)
+            self._engine.step()
+            losses.append(loss.detach())
+        return StepLoss(torch.stack(losses).mean(), self._engine.skipped_steps > skipped_before)
+
+    def finish(self) -> None:
+        """Nothing is in flight: the engine's step ends with the parameters gathered (stage 3 gathers at use)."""
+
+    def replica_distance(self) -> Replicas | None:
+        whole = []
+        for parameter in self._engine.module.parameters():
+            status = getattr(parameter, "ds_status", None)
+            if status is None or getattr(parameter, "ds_persist", False):
+                whole.append(parameter.data)
+        return distance_to_rank_0(whole)

@@ -1,0 +1,1 @@
+"""Shows what was measured: DataFrames in, text, figures and one page out. Knows nothing of how it was measured."""

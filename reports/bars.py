@@ -1,0 +1,84 @@
+"""Charts of what a cell costs beside its step: memory by rank, and seconds outside the measured window."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from reports import units
+from reports.charts import RANKS, Styles, notes, title
+from reports.style import PANEL_HEIGHT, legend, panels
+
+# In the order of the launch; the window is what was measured, the rest is its price.
+_PHASES = {
+    "start_s": ("start", "#7f7f7f"),
+    "import_s": ("import", "#cc79a7"),
+    "build_s": ("build", "#d55e00"),
+    "warmup_s": ("warm-up", "#e69f00"),
+    "window_s": ("window", "#0072b2"),
+    "checks_s": ("checks", "#56b4e9"),
+    "rest_s": ("rest", "#cccccc"),
+}
+
+
+def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Peak memory of the fullest rank by world size and strategy; hatched, what it held before the model was built."""
+    shown = cells[cells["peak_memory_bytes"].notna()]
+    if shown.empty:
+        return None
+    accumulations = sorted(shown["grad_accum_steps"].unique())
+    names = [name for name in styles if name in set(shown["contender"])]
+    divisor, unit = units.scale(shown["peak_memory_bytes"].max(), "bytes")
+    scaled = shown.assign(
+        peak=shown["peak_memory_bytes"].astype(float) / divisor,
+        base=shown["base_memory_bytes"].astype(float) / divisor,
+        ranks=shown["world_size"].astype(str),
+    )
+    ranks = [str(size) for size in sorted(shown["world_size"].unique())]
+    with_base = bool((scaled["base"] > 0).any())
+    with panels(1, len(accumulations), f"Peak memory a rank of {title(cells)}", notes(shown)) as (figure, axes):
+        for column, accumulation in enumerate(accumulations):
+            axis = axes[0, column]
+            panel = scaled[scaled["grad_accum_steps"] == accumulation]
+            order = dict(x="ranks", order=ranks, hue="contender", hue_order=names, errorbar=None, ax=axis, legend=False)
+            sns.barplot(panel, y="peak", palette=[styles[name].color for name in names], saturation=1, **order)
+            if with_base:
+                white = dict(facecolor="none", edgecolor="white", hatch="////", linewidth=0)
+                sns.barplot(panel, y="base", palette=["white"] * len(names), **white, **order)
+            axis.set_title(f"accumulation {accumulation}")
+            axis.set(xlabel=RANKS, ylabel="" if column else f"peak memory, {unit}", ylim=(0, scaled["peak"].max() * 1.08))
+            if column:
+                axis.tick_params(axis="y", labelleft=False)
+        hatched = Patch(facecolor="#999999", edgecolor="white", hatch="////", label="before the model was built")
+        legend(figure, {name: styles[name] for name in names}, [hatched] if with_base else [], lines=False)
+    return figure
+
+
+def outside(phases: pd.DataFrame) -> Figure | None:
+    """Mean seconds of a launch by phase, a bar a strategy and world size; for launches of one model.
+
+    `phases`: rows of `bench.analysis.phases.phases`.
+    """
+    seconds = list(_PHASES)
+    means = phases.groupby(["strategy", "world_size"])[seconds].mean().fillna(0.0)
+    if means.empty:
+        return None
+    divisor, unit = units.scale(means.sum(axis=1).max(), "seconds")
+    labels = [f"{strategy}, {size}" for strategy, size in means.index]
+    tall = max(1.0, 0.21 * len(means) / PANEL_HEIGHT)
+    left_inches = 0.3 + 0.075 * max(map(len, labels))
+    name = f"Where the seconds of a launch go: {phases['model'].iloc[0]}"
+    with panels(1, 1, name, "", 7.6, tall, left_inches) as (figure, axes):
+        axis = axes[0, 0]
+        left = pd.Series(0.0, index=means.index)
+        for phase, (_, color) in _PHASES.items():
+            axis.barh(labels, means[phase] / divisor, left=left / divisor, color=color, height=0.75)
+            left = left + means[phase]
+        axis.invert_yaxis()
+        axis.set(xlabel=unit, title="strategy, ranks: mean over its launches")
+        axis.grid(False, axis="y")
+        present = [phase for phase in seconds if means[phase].max() > 0]
+        legend(figure, {}, [Patch(color=_PHASES[phase][1], label=_PHASES[phase][0]) for phase in present])
+    return figure

@@ -1,0 +1,134 @@
+"""What all charts have in common: a strategy's colour and marker, the grid of panels, the axis of ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; markers tell them apart in grey.
+_KNOWN = {
+    "ddp": ("#000000", "o"),
+    "zero0": ("#56b4e9", "s"),
+    "zero1": ("#0072b2", "^"),
+    "zero2": ("#e69f00", "D"),
+    "zero3": ("#009e73", "v"),
+}
+_OTHERS = [("#d55e00", "P"), ("#cc79a7", "X"), ("#8c6d31", "<"), ("#7f7f7f", ">"), ("#b3a800", "p"), ("#7b3294", "h")]
+
+PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
+_LEFT, _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.8, 0.2, 1.1, 0.55, 0.6, 0.25
+_INK = "#222222"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one contender is drawn in every chart."""
+
+    color: str
+    marker: str
+
+
+def styles(contenders: Iterable[str]) -> dict[str, Style]:
+    """A style for each contender. Known strategies always have the same; the others follow in alphabetical order."""
+    names = sorted(set(contenders))
+    others = [name for name in names if name not in _KNOWN]
+    given = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+    return {name: Style(*(_KNOWN.get(name) or given[name])) for name in names}
+
+
+@contextmanager
+def panels(
+    rows: int, columns: int, title: str, subtitle: str = "", width: float = PANEL_WIDTH, tall: float = 1.0, left: float = _LEFT
+) -> Iterator[Any]:
+    """A figure of rows x columns panels: yields (figure, array of axes), with room left for title and legend.
+
+    Panels are `width` inches wide and `tall` times as high as usual. Margins are in inches, so that text keeps its size and place however many panels there are.
+    """
+    look = {
+        **sns.axes_style("whitegrid"),
+        "axes.edgecolor": "#bbbbbb",
+        "grid.color": "#e6e6e6",
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.titlesize": 10,
+        "axes.labelsize": 9.5,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "font.family": ["sans-serif"],
+        "font.sans-serif": ["DejaVu Sans"],
+    }
+    # One column is too narrow for its own title.
+    wide = max(left + columns * width + (columns - 1) * _BETWEEN_X + _RIGHT, 5.2)
+    panel_height = PANEL_HEIGHT * tall
+    high = _TOP + rows * panel_height + (rows - 1) * _BETWEEN_Y + _BOTTOM
+    with matplotlib.rc_context(look):
+        figure = Figure(figsize=(wide, high), facecolor="white")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            # Fixed places: matplotlib would look for free ones several times a drawing, half of a report's time.
+            axis.title.set_y(1.02)
+            axis.xaxis.set_label_coords(0.5, -0.38 / panel_height)
+            axis.yaxis.set_label_coords(-0.55 / width, 0.5)
+        figure.subplots_adjust(
+            left=left / wide,
+            right=1 - _RIGHT / wide,
+            top=1 - _TOP / high,
+            bottom=_BOTTOM / high,
+            wspace=_BETWEEN_X / width,
+            hspace=_BETWEEN_Y / panel_height,
+        )
+        figure.text(0.12 / wide, 1 - 0.1 / high, title, ha="left", va="top", fontsize=12, weight="bold")
+        if subtitle:
+            figure.text(0.12 / wide, 1 - 0.34 / high, subtitle, ha="left", va="top", fontsize=9, color="#555555")
+        yield figure, axes
+
+
+def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), lines: bool = True) -> None:
+    """One legend for the whole figure, in one line under the title."""
+    handles: list[Any] = [
+        Line2D([], [], color=style.color, marker=style.marker, linestyle="-" if lines else "", label=name)
+        for name, style in drawn.items()
+    ]
+    handles.extend(extra)
+    wide, high = figure.get_size_inches()
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.04 / wide, 1 - 0.5 / high),
+        ncols=len(handles),
+        frameon=False,
+        columnspacing=1.2,
+        handletextpad=0.4,
+        borderaxespad=0,
+    )
+
+
+def log2_axis(axis: Axes, values: Iterable[int], label: str) -> None:
+    """An x axis in powers of two with a tick at exactly what was measured."""
+    ticks = sorted(set(values))
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_xlim(ticks[0] / 2**0.35, ticks[-1] * 2**0.35)
+    axis.set_xlabel(label)
+
+
+def dodged(value: float, position: int, total: int, span: float) -> float:
+    """The place on a log2 axis of one of `total` contenders: a little beside the others, so that none hides another.
+
+    `span` is the largest over the smallest value of the axis.
+    """
+    step = 0.016 * (math.log2(span) + 0.7)
+    return float(value * 2 ** (step * (position - (total - 1) / 2)))

@@ -1,0 +1,156 @@
+"""Tables for people: each function takes numbers in SI units and returns text, one column heading a column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from reports import units
+
+Column = tuple[str, str, Callable[[Any], str]]
+
+_CELL: list[Column] = [
+    ("model", "model", units.text),
+    ("contender", "strategy", units.text),
+    ("scaling", "scaling", units.text),
+    ("setting", "setting", units.text),
+    ("world_size", "ranks", units.count),
+    ("grad_accum_steps", "accum", units.count),
+]
+_SPEED: list[Column] = [
+    ("step_time_s", "step time", units.seconds),
+    ("tokens_per_s", "tokens/s", units.rate),
+]
+
+
+def _table(frame: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
+    return pd.DataFrame({title: [write(value) for value in frame[name]] for name, title, write in columns}, dtype=object)
+
+
+def _without_empty(table: pd.DataFrame, *titles: str) -> pd.DataFrame:
+    """The table without those of its columns that say nothing in any row."""
+    return table.drop(columns=[title for title in titles if bool((table[title] == units.UNKNOWN).all())])
+
+
+def marks(row: Any) -> str:
+    """What must be known beside a row's figures: how it ended if not well, and what its figures don't stand for."""
+    words = [] if row.outcome == "ok" else [str(row.outcome)]
+    if row.launches != row.launches_tried and row.outcome == "ok":
+        words.append(f"{row.launches} of {row.launches_tried} launches ok")
+    words += [name for name in ("oversubscribed", "paced") if not units.is_unknown(value := getattr(row, name)) and value]
+    return ", ".join(words) or "ok"
+
+
+def _marked(scaling: pd.DataFrame) -> pd.DataFrame:
+    return scaling.assign(marks=[marks(row) for row in scaling.itertuples()])
+
+
+def headline(scaling: pd.DataFrame) -> pd.DataFrame:
+    """What `scalebench run` and `report` print: a row a cell, few enough columns for a terminal."""
+    columns: list[Column] = [
+        *(column for column in _CELL),
+        *_SPEED,
+        ("efficiency", "efficiency", units.fraction),
+        ("peak_memory_bytes", "peak memory", units.memory),
+        ("marks", "outcome", units.text),
+    ]
+    return _without_empty(_table(_marked(scaling), columns), "setting")
+
+
+def speed(scaling: pd.DataFrame) -> pd.DataFrame:
+    """Every cell with its step time, speed, speed-up and efficiency."""
+    columns: list[Column] = [
+        *_CELL,
+        ("micro_batch_size", "micro-batch", units.count),
+        ("global_batch_size", "global batch", units.count),
+        ("precision", "precision", units.text),
+        *_SPEED,
+        ("tokens_per_s_per_rank", "tokens/s a rank", units.rate),
+        ("speedup", "speed-up", units.ratio),
+        ("efficiency", "efficiency", units.fraction),
+        ("baseline", "baseline", units.text),
+        ("mfu", "MFU", units.fraction),
+        ("launches", "launches", units.count),
+        ("launch_spread_frac", "spread", units.fraction),
+        ("final_loss", "final loss", units.number),
+        ("marks", "outcome", units.text),
+    ]
+    return _without_empty(_table(_marked(scaling), columns), "setting", "MFU", "spread")
+
+
+def fastest(ranking: pd.DataFrame) -> pd.DataFrame:
+    """The fastest measured strategy of each group, and who can't be told from it."""
+    columns: list[Column] = [
+        *(column for column in _CELL if column[0] != "contender"),
+        ("fastest", "fastest measured", units.text),
+        *_SPEED,
+        ("unresolved", "not resolved from it", units.text),
+        ("slower", "slower, in order", units.text),
+        ("slowest_ratio", "fastest / slowest", units.ratio),
+    ]
+    return _without_empty(_table(ranking, columns), "setting")
+
+
+def accumulation(scaling: pd.DataFrame) -> pd.DataFrame:
+    """What accumulation bought: the cells that were measured at more than one accumulation."""
+    columns: list[Column] = [
+        *_CELL,
+        ("micro_batch_size", "micro-batch", units.count),
+        *_SPEED,
+        ("accumulation_gain", "tokens/s against the least accumulation", units.ratio),
+        ("marks", "outcome", units.text),
+    ]
+    return _without_empty(_table(_marked(scaling[scaling["accumulation_gain"].notna()]), columns), "setting")
+
+
+def memory(scaling: pd.DataFrame) -> pd.DataFrame:
+    """Peak memory of the fullest rank, and what it held before the model was built."""
+    columns: list[Column] = [
+        *_CELL,
+        ("micro_batch_size", "micro-batch", units.count),
+        ("peak_memory_bytes", "peak memory", units.memory),
+        ("base_memory_bytes", "before the model", units.memory),
+        ("marks", "outcome", units.text),
+    ]
+    return _without_empty(_table(_marked(scaling), columns), "setting")
+
+
+def phases(phases: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each launch by phase, and what was spent outside the measured window."""
+    columns: list[Column] = [
+        *(column for column in _CELL if column[0] not in ("contender", "setting")),
+        ("start_s", "start", units.seconds),
+        ("import_s", "import", units.seconds),
+        ("build_s", "build", units.seconds),
+        ("warmup_s", "warm-up", units.seconds),
+        ("num_warmup_steps", "warm-up steps", units.count),
+        ("window_s", "window", units.seconds),
+        ("checks_s", "checks", units.seconds),
+        ("rest_s", "rest", units.seconds),
+        ("outside_s", "total outside", units.seconds),
+        ("outside_frac", "outside", units.fraction),
+        ("kind", "kind", units.text),
+    ]
+    columns.insert(1, ("strategy", "strategy", units.text))
+    return _table(phases, columns)
+
+
+def environment(environment: pd.DataFrame) -> pd.DataFrame:
+    """What the launches ran on; a property that should be one for all of them and is not says so."""
+    shown = environment.assign(
+        value=[
+            units.memory(float(value)) if str(name).endswith(", bytes") else value
+            for name, value in zip(environment["property"], environment["value"], strict=True)
+        ],
+        property=environment["property"].str.removesuffix(", bytes"),
+        note=environment["differs"].map({True: "differs between launches", False: ""}),
+    )
+    columns: list[Column] = [
+        ("property", "property", units.text),
+        ("value", "value", units.text),
+        ("launches", "launches", units.count),
+        ("note", "note", units.text),
+    ]
+    return _without_empty(_table(shown, columns), "note")

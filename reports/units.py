@@ -1,0 +1,89 @@
+"""How a figure in SI units is written for people. Inside everything is SI; only here is it scaled.
+
+Memory is counted in GiB = 2^30 bytes, everything else in powers of ten. What is unknown is written as an en dash.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+UNKNOWN = "–"
+
+_SECONDS = [(1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h")]
+_RATES = [(1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G")]
+_BYTES = [(1.0, "B"), (2.0**10, "KiB"), (2.0**20, "MiB"), (2.0**30, "GiB"), (2.0**40, "TiB")]
+_SCALES = {"seconds": _SECONDS, "rate": _RATES, "bytes": _BYTES}
+
+
+def is_unknown(value: Any) -> bool:
+    """True for None, NaN and NA, which stand for what was not measured."""
+    return value is None or bool(pd.isna(value))
+
+
+def scale(largest: float, kind: str) -> tuple[float, str]:
+    """The divisor and unit in which a set of values up to `largest` reads best; `kind` is seconds, rate or bytes."""
+    steps = _SCALES[kind]
+    # 0.9995, because 999.6 ms would be printed as "1000 ms".
+    fitting = [step for step in steps if abs(largest) >= step[0] * 0.9995]
+    return fitting[-1] if fitting else steps[0]
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """The number with that many significant digits, never in exponents, thousands parted by commas."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, decimals)
+    # Rounding 9.996 up makes it one digit longer.
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(0, decimals)}f}"
+
+
+def _scaled(value: Any, kind: str) -> str:
+    if is_unknown(value):
+        return UNKNOWN
+    divisor, unit = scale(float(value), kind)
+    return f"{significant(float(value) / divisor)} {unit}".rstrip()
+
+
+def seconds(value: Any) -> str:
+    """Seconds as "12.3 ms"."""
+    return _scaled(value, "seconds")
+
+
+def rate(value: Any) -> str:
+    """Something per second as "12.3 k"."""
+    return _scaled(value, "rate")
+
+
+def memory(value: Any) -> str:
+    """Bytes of memory as "1.23 GiB" (2^30 bytes)."""
+    return _scaled(value, "bytes")
+
+
+def fraction(value: Any) -> str:
+    """A fraction of one as "93.4 %"."""
+    return UNKNOWN if is_unknown(value) else f"{100 * float(value):.1f} %"
+
+
+def ratio(value: Any) -> str:
+    """A ratio as "3.74x"."""
+    return UNKNOWN if is_unknown(value) else f"{float(value):.2f}x"
+
+
+def count(value: Any) -> str:
+    """A whole number as "12,345"."""
+    return UNKNOWN if is_unknown(value) else f"{int(value):,}"
+
+
+def number(value: Any) -> str:
+    """A number without unit, to four significant digits."""
+    return UNKNOWN if is_unknown(value) else significant(float(value), 4) if abs(float(value)) >= 1e-3 else f"{value:.2g}"
+
+
+def text(value: Any) -> str:
+    """Text as it is, an en dash for none."""
+    return UNKNOWN if is_unknown(value) or value == "" else str(value)
