@@ -45,13 +45,17 @@ def _root(
     pass
 
 
-@app.command(epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun")
+@app.command(
+    epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun"
+)
 def run(
     suite: Annotated[str, typer.Argument(help="A shipped suite (quick, v100-8, accumulation) or a YAML file.")],
     output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/SUITE]")] = None,
     launcher: Annotated[str, typer.Option(help="Who starts the ranks: deepspeed or torchrun.")] = "deepspeed",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    slots: Annotated[int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")
+    ] = None,
     hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and commands, run nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
@@ -127,7 +131,9 @@ def _print_plan(sweep: Sweep, as_json: bool) -> None:
         return
     for entry in plan:
         print(f"{entry['cell']}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
-    print(f"{len(sweep.tasks)} launches, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; nothing was run")
+    print(
+        f"{len(sweep.tasks)} launches, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; nothing was run"
+    )
 
 
 def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
@@ -140,7 +146,11 @@ def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json:
     failed = [record for record in records if record.outcome not in ("ok", "skipped")]
     page = publish(folder) if report else None
     if as_json:
-        print(json.dumps({"folder": str(folder), "report": str(page) if page else None, "launches": [_brief(r) for r in records]}))
+        print(
+            json.dumps(
+                {"folder": str(folder), "report": str(page) if page else None, "launches": [_brief(r) for r in records]}
+            )
+        )
     else:
         console.print(headline(folder))
         if page is not None:

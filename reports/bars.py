@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from reports import units
 from reports.charts import RANKS, Styles, notes, title
-from reports.style import PANEL_HEIGHT, legend, panels
+from reports.style import PANEL_HEIGHT, legend, name_panel, panels
 
 # In the order of the launch; the window is what was measured, the rest is its price.
 _PHASES = {
@@ -47,7 +47,7 @@ def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             if with_base:
                 white = dict(facecolor="none", edgecolor="white", hatch="////", linewidth=0)
                 sns.barplot(panel, y="base", palette=["white"] * len(names), **white, **order)
-            axis.set_title(f"accumulation {accumulation}")
+            name_panel(axis, f"accumulation {accumulation}")
             axis.set(xlabel=RANKS, ylabel="" if column else f"peak memory, {unit}", ylim=(0, scaled["peak"].max() * 1.08))
             if column:
                 axis.tick_params(axis="y", labelleft=False)
@@ -77,7 +77,8 @@ def outside(phases: pd.DataFrame) -> Figure | None:
             axis.barh(labels, means[phase] / divisor, left=left / divisor, color=color, height=0.75)
             left = left + means[phase]
         axis.invert_yaxis()
-        axis.set(xlabel=unit, title="strategy, ranks: mean over its launches")
+        axis.set(xlabel=unit)
+        name_panel(axis, "strategy, ranks: mean over its launches")
         axis.grid(False, axis="y")
         present = [phase for phase in seconds if means[phase].max() > 0]
         legend(figure, {}, [Patch(color=_PHASES[phase][1], label=_PHASES[phase][0]) for phase in present])

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports import units
-from reports.style import Style, dodged, legend, log2_axis, panels
+from reports.style import Style, dodged, legend, log2_axis, name_panel, panels
 
 Styles = dict[str, Style]
 RANKS = "ranks (world size)"
@@ -35,7 +35,7 @@ def throughput(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             top, bottom = axes[0, column], axes[1, column]
             _lines(top, panel, "world_size", panel["tokens_per_s"] / rate_divisor, styles)
             _lines(bottom, panel, "world_size", panel["step_time_s"] / divisor, styles)
-            top.set_title(f"accumulation {accumulation}")
+            name_panel(top, f"accumulation {accumulation}")
             top.set_ylim(0, shown["tokens_per_s"].max() / rate_divisor * 1.08)
             bottom.set_ylim(0, panel["step_time_s"].max() / divisor * 1.08)
             # The steps of unequal accumulations are unequal work: each panel has its own axis.
@@ -64,7 +64,7 @@ def scaling(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             # On the diagonal, a point set aside would look faster or slower than it is.
             _lines(top, panel, "world_size", panel["speedup"], styles, dodge=False)
             _lines(bottom, panel, "world_size", panel["efficiency"], styles)
-            top.set_title(f"accumulation {accumulation}")
+            name_panel(top, f"accumulation {accumulation}")
             _speedup_axis(top, shown)
             bottom.set_ylim(0, max(1.08, shown["efficiency"].max() * 1.05))
             log2_axis(bottom, shown["world_size"], RANKS)
@@ -84,7 +84,7 @@ def utilisation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
         for column, accumulation in enumerate(accumulations):
             panel = shown[shown["grad_accum_steps"] == accumulation]
             _lines(axes[0, column], panel, "world_size", 100 * panel["mfu"], styles)
-            axes[0, column].set_title(f"accumulation {accumulation}")
+            name_panel(axes[0, column], f"accumulation {accumulation}")
             axes[0, column].set_ylim(0, 100 * shown["mfu"].max() * 1.12)
             log2_axis(axes[0, column], shown["world_size"], RANKS)
         _label_shared(axes[0], "MFU, %")
@@ -104,7 +104,7 @@ def accumulation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             # World sizes differ by so much that one axis for all would hide what accumulation does at the small ones.
             divisor, unit = units.scale(panel["tokens_per_s"].max(), "rate")
             _lines(axes[0, column], panel, "grad_accum_steps", panel["tokens_per_s"] / divisor, styles)
-            axes[0, column].set_title("1 rank" if size == 1 else f"{size} ranks")
+            name_panel(axes[0, column], "1 rank" if size == 1 else f"{size} ranks")
             axes[0, column].set_ylim(0, panel["tokens_per_s"].max() / divisor * 1.12)
             axes[0, column].set_ylabel(f"{unit} tokens/s".strip())
             log2_axis(axes[0, column], shown["grad_accum_steps"], "accumulation (micro-batches a step)")

@@ -76,8 +76,7 @@ def panels(
         figure = Figure(figsize=(wide, high), facecolor="white")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat:
-            # Fixed places: matplotlib would look for free ones several times a drawing, half of a report's time.
-            axis.title.set_y(1.02)
+            # Fixed places: looking for free ones takes matplotlib a quarter of a report's time.
             axis.xaxis.set_label_coords(0.5, -0.38 / panel_height)
             axis.yaxis.set_label_coords(-0.55 / width, 0.5)
         figure.subplots_adjust(
@@ -92,6 +91,11 @@ def panels(
         if subtitle:
             figure.text(0.12 / wide, 1 - 0.34 / high, subtitle, ha="left", va="top", fontsize=9, color="#555555")
         yield figure, axes
+
+
+def name_panel(axis: Axes, text: str) -> None:
+    """The title of one panel, at a fixed place."""
+    axis.set_title(text, y=1.02)
 
 
 def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), lines: bool = True) -> None:

@@ -52,7 +52,9 @@ def read_hostfile(path: Path) -> Hostfile:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise LaunchError(f"cannot read hostfile {path}: {error}", hint="write lines like `worker-1 slots=8`") from error
+        raise LaunchError(
+            f"cannot read hostfile {path}: {error}", hint="write lines like `worker-1 slots=8`"
+        ) from error
     slots: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         text = line.split("#", 1)[0].strip()

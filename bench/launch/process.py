@@ -41,7 +41,8 @@ class LaunchProcess:
                 )
         except OSError as error:
             raise LaunchError(
-                f"cannot start {command[0]}: {error.strerror or error}", hint="is it installed, and is there space left?"
+                f"cannot start {command[0]}: {error.strerror or error}",
+                hint="is it installed, and is there space left?",
             ) from error
 
     def wait(self, timeout_s: float, tick: Callable[[], None]) -> int | None:
@@ -82,9 +83,9 @@ class LaunchProcess:
         mine = os.getpid()
         for process in psutil.process_iter():
             try:
-                if process.pid != mine and process.status() != psutil.STATUS_ZOMBIE:
-                    if process.environ().get(MARK) == self._launch_id:
-                        yield process
+                alive = process.pid != mine and process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get(MARK) == self._launch_id:
+                    yield process
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # gone in between, or another user's and so not ours
 

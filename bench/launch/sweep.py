@@ -100,7 +100,9 @@ class Sweep:
                         hint="give another --output folder",
                     )
         elif record_paths(self.folder):
-            raise RecordError(f"{self.folder} holds records but no {MANIFEST_NAME}", hint="give another --output folder")
+            raise RecordError(
+                f"{self.folder} holds records but no {MANIFEST_NAME}", hint="give another --output folder"
+            )
         content = {
             "schema_version": SCHEMA_VERSION,
             "suite": self.suite.name,

@@ -77,8 +77,10 @@ class Cell(BaseModel):
                 if isinstance(value, bool | str) or value <= 0:
                     raise SuiteError(f"model_options.{option}: found {value!r}, expected a positive number")
             longest = {**sizes, **self.model_options}["max_seq_len"]
-            if self.seq_len > longest:
-                raise SuiteError(f"seq_len: found {self.seq_len}, expected at most {longest}, the longest of {self.model}")
+            if not isinstance(longest, str) and self.seq_len > longest:
+                raise SuiteError(
+                    f"seq_len: found {self.seq_len}, expected at most {longest}, the longest of {self.model}"
+                )
         if self.deepspeed_config is not None and STRATEGIES[self.strategy].deepspeed_config is None:
             raise SuiteError(
                 f"deepspeed_config: {self.strategy} does not use DeepSpeed",

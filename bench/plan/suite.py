@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -131,7 +131,9 @@ class _Reader:
             first = error.errors()[0]
             key = str(first["loc"][0]) if first["loc"] else ""
             if first["type"] == "missing":
-                self._fail(location, f"{key}: missing, every grid needs model, strategy and world_size, and hf: models seq_len")
+                self._fail(
+                    location, f"{key}: missing, every grid needs model, strategy and world_size, and hf: models seq_len"
+                )
             self._fail(self._at(own, location, key), f"{key}: found {first['input']!r}; {first['msg']}")
         except (SuiteError, ConfigError) as error:
             key = error.found.split(":", 1)[0].split(".", 1)[0]
@@ -159,7 +161,11 @@ class _Reader:
                 self._at(own, location, "micro_batch_size"),
                 "micro_batch_size: strong scaling derives it from global_batch_size and grad_accum_steps; give one of the two",
             )
-        fixed, derived = ("micro_batch_size", "grad_accum_steps") if given == ["micro_batch_size"] else ("grad_accum_steps", "micro_batch_size")
+        fixed, derived = (
+            ("micro_batch_size", "grad_accum_steps")
+            if given == ["micro_batch_size"]
+            else ("grad_accum_steps", "micro_batch_size")
+        )
         parts = [fields.get("world_size"), fields.get(fixed, 1)]
         if not all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in parts):
             return None  # the cell's own validation names the wrong one
@@ -182,5 +188,5 @@ class _Reader:
     def _at(own: dict[str, Any], location: Location, key: str) -> Location:
         return (*location, key) if key in own else ("defaults", key)
 
-    def _fail(self, location: Location, found: str, hint: str | None = None) -> Any:
+    def _fail(self, location: Location, found: str, hint: str | None = None) -> NoReturn:
         raise SuiteError(f"{self.source.where(location)}: {found}", hint=hint)

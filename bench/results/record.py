@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.plan.cell import Cell
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Outcome = Literal["ok", "invalid", "oom", "timeout", "crashed", "unreachable", "skipped"]
 LaunchKind = Literal["timing", "attribution"]

@@ -52,7 +52,8 @@ def write_atomically(path: Path, text: str) -> None:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecordError(
-                f"no space left to write {path}", hint="free some and run the same command again: whole records are kept"
+                f"no space left to write {path}",
+                hint="free some and run the same command again: whole records are kept",
             ) from error
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -245,8 +246,27 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
 
 
 FRAME_COLUMNS = [
-    *("suite", "sequence", "launch_id", "kind", "cell_id", "model", "model_options", "strategy", "scaling", "world_size"),
-    *("grad_accum_steps", "micro_batch_size", "global_batch_size", "seq_len", "tokens_per_step", "precision", "profile"),
+    *(
+        "suite",
+        "sequence",
+        "launch_id",
+        "kind",
+        "cell_id",
+        "model",
+        "model_options",
+        "strategy",
+        "scaling",
+        "world_size",
+    ),
+    *(
+        "grad_accum_steps",
+        "micro_batch_size",
+        "global_batch_size",
+        "seq_len",
+        "tokens_per_step",
+        "precision",
+        "profile",
+    ),
     *("corpus", "activation_checkpointing", "learning_rate", "weight_decay", "deepspeed_config", "seed", "steps"),
     *("max_warmup_steps", "threads_per_rank", "paced", "oversubscribed", "outcome", "reason", "evidence", "started_at"),
     *("wall_s", "window_s", "outside_s", "start_s", "import_s", "build_s", "warmup_s", "checks_s", "step_time_s"),

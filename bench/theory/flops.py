@@ -8,7 +8,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # unless told to. bf16 and fp16 are the tensor cores' rates without sparsity (data sheets from Ampere on print twice
 # as much). A V100 has no bf16: torch emulates it.
 #
-# V100 SXM2: GPUInspector.jl docs/src/devices/v100_sxm2.md, 15.7 and 125.3 at 1530 MHz; NVIDIA Tesla V100 data sheet, 125.
+# V100 SXM2: NVIDIA Tesla V100 data sheet, 15.7 and 125 (GPUInspector.jl docs/src/devices/v100_sxm2.md: 125.3 at 1530 MHz).
 _V100_SXM2 = (15.7e12, None, 125e12)
 # V100 PCIe: NVIDIA Tesla V100 data sheet, 14 and 112. V100S: its 2020 edition, 16.4 and 130.
 _V100_PCIE = (14e12, None, 112e12)

@@ -70,7 +70,10 @@ class Trainer:
         if self.device.type == "cpu":
             return batches
         return [
-            (tokens.pin_memory().to(self.device, non_blocking=True), targets.pin_memory().to(self.device, non_blocking=True))
+            (
+                tokens.pin_memory().to(self.device, non_blocking=True),
+                targets.pin_memory().to(self.device, non_blocking=True),
+            )
             for tokens, targets in batches
         ]
 
@@ -209,7 +212,7 @@ def _join(launch: Launch, device: torch.device) -> None:
     elif "MASTER_PORT" in os.environ:
         dist.init_process_group("gloo", timeout=timeout)
     else:
-        store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+        store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
         os.environ["MASTER_PORT"] = str(store.port)
         dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timeout)
 

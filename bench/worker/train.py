@@ -44,7 +44,12 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
         "--deepspeed_config ds_configs/zero2.json",
         allow_abbrev=False,
     )
-    parser.add_argument("--from-launch", dest="launch", type=Path, help="launch file written by `scalebench run`; excludes all other flags")
+    parser.add_argument(
+        "--from-launch",
+        dest="launch",
+        type=Path,
+        help="launch file written by `scalebench run`; excludes all other flags",
+    )
     parser.add_argument("--output", type=Path, default=BY_HAND, help="folder for results (default: %(default)s)")
     parser.add_argument("--local-rank", "--local_rank", type=int, help="given by the deepspeed launcher; not used")
     for name, field in Cell.model_fields.items():

@@ -19,7 +19,7 @@ def test_v100_by_every_name_that_drivers_gave_it(name: str) -> None:
 
 
 def test_peaks_follow_from_cores_and_clocks() -> None:
-    """Multiprocessors x operations a clock x clock, as NVIDIA's white papers define the peak: an independent account."""
+    """Multiprocessors x operations a clock x clock, as NVIDIA's white papers define the peak."""
     for name, precision, processors, operations, clock_hz in [
         ("Tesla V100-SXM2-32GB", "fp32", 80, 2 * 64, 1.530e9),
         ("Tesla V100-SXM2-32GB", "fp16", 80, 2 * 512, 1.530e9),

@@ -48,7 +48,7 @@ def test_shapes_and_shift() -> None:
         assert tokens.dtype == targets.dtype == torch.int64
         assert tokens.is_contiguous() and targets.is_contiguous()
         assert torch.equal(tokens[:, 1:], targets[:, :-1])
-        assert 0 <= int(tokens.min()) and int(tokens.max()) < 50
+        assert int(tokens.min()) >= 0 and int(tokens.max()) < 50
 
 
 def test_sequences_differ_between_steps_ranks_indices_and_seeds() -> None:
@@ -104,7 +104,7 @@ def test_the_best_bigram_model_reaches_the_entropy_on_data_it_has_not_seen() -> 
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name(field: str, value: int) -> None:
-    sizes = dict(vocab_size=8, seq_len=4, micro_batch_size=1, grad_accum_steps=1, world_size=1, seed=0)
+    sizes = {"vocab_size": 8, "seq_len": 4, "micro_batch_size": 1, "grad_accum_steps": 1, "world_size": 1, "seed": 0}
     with pytest.raises(ValueError, match=field):
         GlobalBatches(**{**sizes, field: value})
 

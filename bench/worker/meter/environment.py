@@ -48,7 +48,7 @@ def _versions() -> dict[str, str]:
             versions[package] = "not installed as a package"
     if torch.version.cuda is not None:
         versions["cuda"] = torch.version.cuda
-        versions["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())
+        versions["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
     return versions
 
 

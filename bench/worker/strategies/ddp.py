@@ -38,7 +38,7 @@ class DDP(Strategy):
         self._ddp = DistributedDataParallel(
             self._model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            bucket_cap_mb=bucket_cap_mb,  # type: ignore[arg-type]  # torch's annotation says int, its code takes floats
+            bucket_cap_mb=bucket_cap_mb,
             gradient_as_bucket_view=True,
         )
         self._parameters = list(self._model.parameters())

@@ -45,7 +45,9 @@ class Zero(Strategy):
         self.deepspeed_config = resolve_deepspeed_config(cell, outline.num_params())
         partitioned = cell.strategy == "zero3" and outline.supports_zero_init
         # No dtype: where the device has no fp16, zero.Init takes bfloat16 for any that it is given, and rounds the weights.
-        scope = deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config) if partitioned else contextlib.nullcontext()
+        scope = (
+            deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config) if partitioned else contextlib.nullcontext()
+        )
         with scope:
             model: torch.nn.Module = build(device)
         self._engine, _, _, _ = deepspeed.initialize(

@@ -1,0 +1,168 @@
+"""Does everything work on this machine's GPUs? One launch each of DDP and ZeRO 0-3, judged. `make gpu-check` runs it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import LaunchError, ScalebenchError
+from bench.launch.machine import Machine, detect
+from bench.launch.sweep import Sweep
+from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
+from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+from bench.progress import SweepProgress
+from bench.results.record import Record
+from bench.theory.flops import mfu, peak_flops_per_s
+
+LOSS_TOLERANCE = 2e-2
+"""Relative distance between strategies' losses in half precision, whose sums run in another order."""
+
+CLOCK_TOLERANCE = 0.05
+"""CUDA events and the host's clock must give the same length of the window, but for its two edges."""
+
+TOO_LARGE = 16_384
+"""Sequences of a micro-batch whose logits alone take 1.6 TB in half precision."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judged launch: what is wrong with it (nothing if it is as it should be)."""
+
+    record: Record
+    wrong: list[str]
+    step_time_s: float | None = None
+    clock_ratio: float | None = None
+    mfu: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+def cells(machine: Machine) -> list[Cell]:
+    """What is launched: every strategy, precision that the GPUs have, checkpointing off and on; and one that can't fit."""
+    precisions = ["fp16"] + (["bf16"] if machine.capability is not None and machine.capability >= (8, 0) else [])
+    base = {"model": "gpt2-small", "world_size": machine.num_slots, "micro_batch_size": 4, "steps": 10}
+    wanted = [
+        Cell.model_validate(
+            {**base, "strategy": strategy, "precision": precision, "activation_checkpointing": checkpointing}
+        )
+        for precision in precisions
+        for checkpointing in (False, True)
+        for strategy in STRATEGIES
+    ]
+    too_large = {**base, "strategy": "ddp", "precision": "fp16", "micro_batch_size": TOO_LARGE}
+    return [*wanted, Cell.model_validate(too_large)]
+
+
+def judge(records: list[Record]) -> list[Row]:
+    """Each launch with what is wrong with it: outcome, losses against DDP's, both clocks, MFU, checkpointing's memory."""
+    reference = {
+        (record.cell.precision, record.cell.activation_checkpointing): record
+        for record in records
+        if record.cell.strategy == "ddp" and record.outcome == "ok"
+    }
+    rows = []
+    for record in records:
+        cell = record.cell
+        if cell.micro_batch_size == TOO_LARGE:
+            wrong = [] if record.outcome == "oom" else [f"outcome {record.outcome}, expected oom: {record.reason}"]
+            rows.append(Row(record, wrong))
+            continue
+        if record.outcome != "ok" or record.work is None or record.environment is None:
+            rows.append(Row(record, [f"outcome {record.outcome}: {record.reason}"]))
+            continue
+        wrong = []
+        ddp = reference.get((cell.precision, cell.activation_checkpointing))
+        losses = _mean_losses(record)
+        if not all(math.isfinite(loss) for loss in losses):
+            wrong.append("a loss is not finite")
+        elif ddp is None:
+            wrong.append("no DDP launch to compare losses with")
+        else:
+            apart = max(abs(a / b - 1) for a, b in zip(losses, _mean_losses(ddp), strict=False))
+            if not apart <= LOSS_TOLERANCE:
+                wrong.append(f"losses leave DDP's by {apart:.1e}")
+        if record.work.num_skipped_steps:
+            wrong.append(f"{record.work.num_skipped_steps} optimizer steps skipped")
+        times_s = [max(step) for step in zip(*(rank.step_times_s for rank in record.ranks), strict=True)]
+        ratio = sum(record.ranks[0].step_times_s) / record.ranks[0].phases.window_s
+        if abs(ratio - 1) > CLOCK_TOLERANCE:
+            wrong.append(f"CUDA events say {ratio:.3f} of the host's clock")
+        step_time_s = sorted(times_s)[len(times_s) // 2]
+        peak = peak_flops_per_s(record.environment.device_names[0], cell.precision)
+        fraction = mfu(record.work.flops_per_token, cell.tokens_per_step / step_time_s, cell.world_size, peak)
+        if fraction is not None and not 0 < fraction < 1:
+            wrong.append(f"MFU {fraction:.3f} can't be")
+        memory = max(rank.peak_memory_bytes for rank in record.ranks)
+        rows.append(Row(record, wrong, step_time_s, ratio, fraction, memory))
+    return [_with_checkpointing(row, rows) for row in rows]
+
+
+def _with_checkpointing(row: Row, rows: list[Row]) -> Row:
+    """The row, with an error added if activation checkpointing saved it no memory."""
+    if row.peak_memory_bytes is None or not row.record.cell.activation_checkpointing:
+        return row
+    plain_cell = row.record.cell.model_copy(update={"activation_checkpointing": False})
+    plain = next((other for other in rows if other.record.cell == plain_cell), None)
+    if plain is None or plain.peak_memory_bytes is None or row.peak_memory_bytes < plain.peak_memory_bytes:
+        return row
+    return Row(**{**vars(row), "wrong": [*row.wrong, "checkpointing saves no memory"]})
+
+
+def _mean_losses(record: Record) -> list[float]:
+    return [sum(step) / len(record.ranks) for step in zip(*(rank.losses for rank in record.ranks), strict=True)]
+
+
+def table(rows: list[Row]) -> Table:
+    """The judged launches, for a terminal."""
+    shown = Table(title="GPU check")
+    for heading in ("cell", "outcome", "step", "events/host", "MFU", "peak memory", "verdict"):
+        shown.add_column(heading, justify="left" if heading in ("cell", "outcome", "verdict") else "right")
+    for row in rows:
+        cell = row.record.cell
+        name = f"{cell.strategy} {cell.precision}" + (" checkpointed" if cell.activation_checkpointing else "")
+        name += " (too large)" if cell.micro_batch_size == TOO_LARGE else ""
+        shown.add_row(
+            name,
+            row.record.outcome,
+            "–" if row.step_time_s is None else f"{row.step_time_s * 1e3:.1f} ms",
+            "–" if row.clock_ratio is None else f"{row.clock_ratio:.3f}",
+            "–" if row.mfu is None else f"{row.mfu:.1%}",
+            "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f} GiB",
+            "as it should be" if not row.wrong else "; ".join(row.wrong),
+        )
+    return shown
+
+
+def main() -> None:
+    """Exit 0 if every launch is as it should be or there is no GPU (and say which), 1 if one is not, 2 for an error."""
+    try:
+        machine = detect("cuda", None)
+    except LaunchError as error:
+        print(f"gpu-check: nothing checked: {error}")
+        sys.exit(0)
+    folder = Path(tempfile.mkdtemp(prefix="scalebench-gpu-check-"))
+    planned = tuple(PlannedCell(cell, LaunchSettings(timeout_s=300.0)) for cell in cells(machine))
+    sweep = Sweep(Suite("gpu-check", "", 0, planned), machine, "deepspeed", folder)
+    console = Console(soft_wrap=True)
+    try:
+        sweep.prepare_folder()
+        with SweepProgress(console) as progress:
+            records = sweep.run(progress)
+    except ScalebenchError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    order = {planned_cell.cell.id: index for index, planned_cell in enumerate(planned)}
+    rows = judge(sorted(records, key=lambda record: order[record.cell.id]))
+    console.print(table(rows))
+    console.print(f"{machine.description}; records: {folder}", markup=False, highlight=False)
+    sys.exit(1 if any(row.wrong for row in rows) else 0)
+
+
+if __name__ == "__main__":
+    main()
