@@ -70,7 +70,7 @@ def outside(phases: pd.DataFrame) -> Figure | None:
     tall = max(1.0, 0.21 * len(means) / PANEL_HEIGHT)
     left_inches = 0.3 + 0.075 * max(map(len, labels))
     name = f"Where the seconds of a launch go: {phases['model'].iloc[0]}"
-    with panels(1, 1, name, "", 7.6, tall, left_inches) as (figure, axes):
+    with panels(1, 1, name, width=7.6, tall=tall, left=left_inches) as (figure, axes):
         axis = axes[0, 0]
         left = pd.Series(0.0, index=means.index)
         for phase, (_, color) in _PHASES.items():

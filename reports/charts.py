@@ -6,8 +6,6 @@ by side are accumulations. Cells without a figure are not drawn; a chart without
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,6 +38,7 @@ def throughput(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             bottom.set_ylim(0, panel["step_time_s"].max() / divisor * 1.08)
             # The steps of unequal accumulations are unequal work: each panel has its own axis.
             bottom.set_ylabel(f"step time, {unit}")
+            log2_axis(top, shown["world_size"])
             log2_axis(bottom, shown["world_size"], RANKS)
         _label_shared(axes[0], f"{rate_unit} tokens/s".strip())
         legend(figure, _drawn(shown, styles))
@@ -67,6 +66,7 @@ def scaling(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             name_panel(top, f"accumulation {accumulation}")
             _speedup_axis(top, shown)
             bottom.set_ylim(0, max(1.08, shown["efficiency"].max() * 1.05))
+            log2_axis(top, shown["world_size"])
             log2_axis(bottom, shown["world_size"], RANKS)
         _label_shared(axes[0], "speed-up")
         _label_shared(axes[1], "efficiency")
@@ -172,5 +172,4 @@ def _speedup_axis(axis: Axes, shown: pd.DataFrame) -> None:
     high = max(shown["speedup"].max(), (shown["world_size"] / shown["baseline_world_size"]).max())
     axis.set_yscale("log", base=2)
     axis.set_ylim(low / 2**0.35, high * 2**0.35)
-    formatter: Callable[[float, int | None], str] = lambda value, _: f"{value:g}x"  # noqa: E731
-    axis.yaxis.set_major_formatter(formatter)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +27,22 @@ _KNOWN = {
 _OTHERS = [("#d55e00", "P"), ("#cc79a7", "X"), ("#8c6d31", "<"), ("#7f7f7f", ">"), ("#b3a800", "p"), ("#7b3294", "h")]
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
-_LEFT, _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.8, 0.2, 1.1, 0.55, 0.6, 0.25
+_RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.2, 0.95, 0.5, 0.72, 0.22
 _INK = "#222222"
+_LOOK = {
+    **sns.axes_style("whitegrid"),
+    "axes.edgecolor": "#bbbbbb",
+    "grid.color": "#e6e6e6",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+}
 
 
 @dataclass(frozen=True)
@@ -48,48 +63,38 @@ def styles(contenders: Iterable[str]) -> dict[str, Style]:
 
 @contextmanager
 def panels(
-    rows: int, columns: int, title: str, subtitle: str = "", width: float = PANEL_WIDTH, tall: float = 1.0, left: float = _LEFT
-) -> Iterator[Any]:
-    """A figure of rows x columns panels: yields (figure, array of axes), with room left for title and legend.
+    rows: int, columns: int, title: str, notes: str = "", width: float = PANEL_WIDTH, tall: float = 1.0, left: float = 0.8
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure of rows x columns panels: yields it and the array of its axes, with room left for title and legend.
 
-    Panels are `width` inches wide and `tall` times as high as usual. Margins are in inches, so that text keeps its size and place however many panels there are.
+    Panels are `width` inches wide and `tall` times as high as usual; a single column is wider, or it would be narrower than
+    its own title. Margins are in inches, so that text keeps its size and place however many panels there are.
     """
-    look = {
-        **sns.axes_style("whitegrid"),
-        "axes.edgecolor": "#bbbbbb",
-        "grid.color": "#e6e6e6",
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.titlesize": 10,
-        "axes.labelsize": 9.5,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "legend.fontsize": 9,
-        "font.family": ["sans-serif"],
-        "font.sans-serif": ["DejaVu Sans"],
-    }
-    # One column is too narrow for its own title.
-    wide = max(left + columns * width + (columns - 1) * _BETWEEN_X + _RIGHT, 5.2)
+    panel_width = max(width, 6.2 / columns if columns < 2 else width)
     panel_height = PANEL_HEIGHT * tall
-    high = _TOP + rows * panel_height + (rows - 1) * _BETWEEN_Y + _BOTTOM
-    with matplotlib.rc_context(look):
+    wide = left + columns * panel_width + (columns - 1) * _BETWEEN_X + _RIGHT
+    lines = textwrap.wrap(notes, int(wide * 15.5))
+    top = _TOP + 0.17 * len(lines)
+    high = top + rows * panel_height + (rows - 1) * _BETWEEN_Y + _BOTTOM
+    with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(wide, high), facecolor="white")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat:
             # Fixed places: looking for free ones takes matplotlib a quarter of a report's time.
-            axis.xaxis.set_label_coords(0.5, -0.38 / panel_height)
-            axis.yaxis.set_label_coords(-0.55 / width, 0.5)
+            axis.xaxis.set_label_coords(0.5, -0.3 / panel_height)
+            axis.yaxis.set_label_coords(-0.55 / panel_width, 0.5)
         figure.subplots_adjust(
             left=left / wide,
             right=1 - _RIGHT / wide,
-            top=1 - _TOP / high,
+            top=1 - top / high,
             bottom=_BOTTOM / high,
-            wspace=_BETWEEN_X / width,
+            wspace=_BETWEEN_X / panel_width,
             hspace=_BETWEEN_Y / panel_height,
         )
         figure.text(0.12 / wide, 1 - 0.1 / high, title, ha="left", va="top", fontsize=12, weight="bold")
-        if subtitle:
-            figure.text(0.12 / wide, 1 - 0.34 / high, subtitle, ha="left", va="top", fontsize=9, color="#555555")
+        for number, line in enumerate(lines):
+            y = 1 - (0.36 + 0.17 * number) / high
+            figure.text(0.12 / wide, y, line, ha="left", va="top", fontsize=9, color="#555555")
         yield figure, axes
 
 
@@ -99,17 +104,18 @@ def name_panel(axis: Axes, text: str) -> None:
 
 
 def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), lines: bool = True) -> None:
-    """One legend for the whole figure, in one line under the title."""
+    """One legend for the whole figure, in one line between the title and the panels."""
     handles: list[Any] = [
         Line2D([], [], color=style.color, marker=style.marker, linestyle="-" if lines else "", label=name)
         for name, style in drawn.items()
     ]
     handles.extend(extra)
     wide, high = figure.get_size_inches()
+    panels_top = high * max(axis.get_position().y1 for axis in figure.axes)
     figure.legend(
         handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.04 / wide, 1 - 0.5 / high),
+        loc="lower left",
+        bbox_to_anchor=(0.04 / wide, (panels_top + 0.32) / high),
         ncols=len(handles),
         frameon=False,
         columnspacing=1.2,
@@ -118,13 +124,13 @@ def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), l
     )
 
 
-def log2_axis(axis: Axes, values: Iterable[int], label: str) -> None:
-    """An x axis in powers of two with a tick at exactly what was measured."""
+def log2_axis(axis: Axes, values: Iterable[int], label: str = "") -> None:
+    """An x axis in powers of two with a tick at exactly what was measured; numbered where it has a label."""
     ticks = sorted(set(values))
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter((lambda value, _: f"{value:g}") if label else "")
     axis.set_xlim(ticks[0] / 2**0.35, ticks[-1] * 2**0.35)
     axis.set_xlabel(label)
 

@@ -86,8 +86,8 @@ def fastest(ranking: pd.DataFrame) -> pd.DataFrame:
         *(column for column in _CELL if column[0] != "contender"),
         ("fastest", "fastest measured", units.text),
         *_SPEED,
-        ("unresolved", "not resolved from it", units.text),
-        ("slower", "slower, in order", units.text),
+        ("unresolved", "not resolved", units.text),
+        ("slower", "slower", units.text),
         ("slowest_ratio", "fastest / slowest", units.ratio),
     ]
     return _without_empty(_table(ranking, columns), "setting")

@@ -1,0 +1,107 @@
+"""One self-contained page: text, tables and charts in, HTML out. Its only file is template.html, which it reads."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined, Template
+
+from reports import units
+from reports.verdict import Paragraph
+
+# A log may be long; the whole of it is in tables/not_ok.csv.
+_EVIDENCE_CHARACTERS = 6000
+_NUMBER = re.compile(r"[-\d]|nan|" + units.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One chart, drawn: what it shows in words, for those who can't see it, and its SVG."""
+
+    name: str
+    alt: str
+    svg: str
+
+    @property
+    def uri(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode("utf-8")).decode("ascii")
+
+
+@dataclass
+class Section:
+    """One question of the page. `folded` puts the table behind a click."""
+
+    anchor: str
+    heading: str
+    text: str
+    pictures: list[Picture] = field(default_factory=list)
+    table: pd.DataFrame | None = None
+    folded: bool = True
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Launches that gave no figure for one and the same reason."""
+
+    heading: str
+    reason: str
+    cells: str
+    evidence: str
+
+
+@dataclass
+class Report:
+    """All that the page says."""
+
+    title: str
+    subtitle: str
+    lead: list[str]
+    paragraphs: list[Paragraph]
+    sections: list[Section]
+    incidents: list[Incident]
+    environment: pd.DataFrame
+    footer: str
+
+
+def incidents(not_ok: pd.DataFrame) -> list[Incident]:
+    """The launches without a figure, those of one model, outcome and reason together; the first one's evidence."""
+    found = []
+    reasons = not_ok["reason"].fillna("no reason known")
+    for (model, outcome, reason), rows in not_ok.groupby(["model", "outcome", reasons], sort=False):
+        cells = [
+            f"{row.strategy}, {row.scaling}, {row.world_size} ranks, accumulation {row.grad_accum_steps}"
+            for row in rows.itertuples()
+        ]
+        told = [str(text) for text in rows["evidence"] if not units.is_unknown(text) and text]
+        evidence = told[0] if told else ""
+        if len(evidence) > _EVIDENCE_CHARACTERS:
+            evidence = "… (the whole is in tables/not_ok.csv)\n" + evidence[-_EVIDENCE_CHARACTERS:]
+        found.append(Incident(f"{model}: {outcome}", str(reason), "; ".join(dict.fromkeys(cells)), evidence))
+    return found
+
+
+def render(report: Report) -> str:
+    """The whole page as HTML that opens without a network. Every text in it is escaped."""
+    return _template().render(report=report, rows=_rows, numeric=_numeric)
+
+
+@cache
+def _template() -> Template:
+    source = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
+    # autoescape for every template: jinja2 would decide by a file name, and there is none here.
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source)
+
+
+def _rows(table: pd.DataFrame) -> list[list[str]]:
+    return [[str(value) for value in row] for row in table.itertuples(index=False, name=None)]
+
+
+def _numeric(table: pd.DataFrame) -> list[bool]:
+    """For each column, whether it holds figures, which are set to the right."""
+    return [all(_NUMBER.match(str(value)) for value in table[name]) for name in table.columns]

@@ -1,0 +1,142 @@
+"""The verdict in plain sentences: what was fastest, how well it scales, what did not run, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from reports import units
+from reports.charts import title
+
+
+@dataclass
+class Paragraph:
+    """Sentences about one model, scaling and setting."""
+
+    heading: str
+    sentences: list[str] = field(default_factory=list)
+
+
+def lead(scaling: pd.DataFrame) -> list[str]:
+    """What was tried, and how far the figures can be trusted; `scaling` holds rows of `scaling_table`."""
+    if scaling.empty:
+        return ["No timing launch was found: there is nothing to compare."]
+    tried = int(scaling["launches_tried"].sum())
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in scaling["outcome"].value_counts().items())
+    sentences = [f"{_plural(len(scaling), 'cell')} in {_plural(tried, 'launch', 'launches')}: {outcomes}."]
+    ok = scaling[scaling["outcome"] == "ok"]
+    if ok.empty:
+        return [*sentences, "No cell gave a figure; the reasons are below."]
+    single = int((ok["launches"] == 1).sum())
+    if single:
+        which = "Each cell" if single == len(ok) else f"{_plural(single, 'cell')} of {len(ok)}"
+        sentences.append(
+            f"{which} was measured by one launch, so that no interval is known: what comes within 5 % of the fastest is "
+            "called not resolved, because two launches of the same cell can differ by that much (A/A noise), and a larger "
+            "difference is one measurement, not a proof."
+        )
+    if single < len(ok):
+        spread = units.fraction(ok["launch_spread_frac"].max())
+        sentences.append(
+            f"Where a cell was launched several times, its figures are medians over launches, which differed by up to "
+            f"{spread} within a cell; differences inside a group's own spread are called not resolved."
+        )
+    crowded = int(ok["oversubscribed"].astype(bool).sum())
+    if crowded:
+        sentences.append(
+            f"{_plural(crowded, 'cell')} ran oversubscribed, with more threads than cores: such ranks wait for a core and not "
+            "for each other, so that no speed-up or efficiency is given for them."
+        )
+    paced = ", ".join(ok.loc[ok["paced"].astype(bool), "model"].unique())
+    if paced:
+        sentences.append(
+            f"Paced: {paced} sleeps for a known time instead of computing. Its figures show what communication and the "
+            "framework cost, not how fast a model trains."
+        )
+    return sentences
+
+
+def paragraphs(scaling: pd.DataFrame, ranking: pd.DataFrame) -> list[Paragraph]:
+    """For each model, scaling and setting: the fastest, the efficiency, accumulation, and what did not run."""
+    found: list[Paragraph] = []
+    same = ["model", "scaling", "setting"]
+    for (model, kind, setting), cells in scaling.groupby(same, sort=False):
+        ranked = ranking[(ranking["model"] == model) & (ranking["scaling"] == kind) & (ranking["setting"] == setting)]
+        paragraph = Paragraph(title(cells))
+        for accumulation, rows in ranked.groupby("grad_accum_steps"):
+            paragraph.sentences.append(_fastest(accumulation, rows))
+            paragraph.sentences.append(_efficiency(cells[cells["grad_accum_steps"] == accumulation], accumulation))
+        paragraph.sentences += [*_accumulation(cells), *_did_not_run(cells)]
+        found.append(paragraph)
+    return found
+
+
+def _fastest(accumulation: object, rows: pd.DataFrame) -> str:
+    parts = []
+    for row in rows.sort_values("world_size").itertuples():
+        figures = f"{units.seconds(row.step_time_s)} a step, {units.rate(row.tokens_per_s)} tokens/s"
+        if row.oversubscribed:
+            figures += ", oversubscribed"
+        if row.num_ok == 1:
+            parts.append(f"at {_ranks(row.world_size)} only {row.fastest} gave a figure ({figures})")
+            continue
+        once = " from one launch" if row.min_launches == 1 else ""
+        near = f"; not resolved{once}: {row.unresolved}" if row.unresolved else ""
+        parts.append(f"at {_ranks(row.world_size)} {row.fastest} ({figures}{near})")
+    return f"Fastest measured, accumulation {accumulation}: {'; '.join(parts)}."
+
+
+def _efficiency(cells: pd.DataFrame, accumulation: object) -> str:
+    """Efficiency at each strategy's largest world size, the best first, against the baseline that is named."""
+    known = cells[cells["efficiency"].notna() & (cells["world_size"] != cells["baseline_world_size"])]
+    if known.empty:
+        ok = cells[cells["outcome"] == "ok"]
+        if ok["baseline"].isna().all():
+            why = "no strategy has figures at more than one world size"
+        else:
+            why = "the cells that could show it, or their baselines, are oversubscribed"
+        return f"Efficiency, accumulation {accumulation}: not known, because {why}."
+    largest = known.loc[known.groupby("contender")["world_size"].idxmax()]
+    parts = []
+    for (size, base), rows in largest.groupby(["world_size", "baseline_world_size"]):
+        rows = rows.sort_values("efficiency", ascending=False)
+        each = ", ".join(f"{row.contender} {units.fraction(row.efficiency)}" for row in rows.itertuples())
+        parts.append(f"at {_ranks(size)} against {_ranks(base)} of the same strategy, {each}")
+    return f"Efficiency, accumulation {accumulation}: {'; '.join(parts)}."
+
+
+def _accumulation(cells: pd.DataFrame) -> list[str]:
+    known = cells[cells["accumulation_gain"].notna()]
+    if known.empty:
+        return []
+    at = known[known["world_size"] == known["world_size"].max()]
+    least, most = at["grad_accum_steps"].min(), at["grad_accum_steps"].max()
+    at = at[at["grad_accum_steps"] == most].sort_values("accumulation_gain", ascending=False)
+    if least == most or at.empty:
+        return []
+    each = ", ".join(f"{row.contender} {units.ratio(row.accumulation_gain)}" for row in at.itertuples())
+    once = " (a change below 5 % is not resolved from one launch)" if (at["launches"] == 1).any() else ""
+    size = _ranks(at["world_size"].iloc[0])
+    return [f"Accumulation {most} in place of {least}, tokens/s at {size}: {each}{once}."]
+
+
+def _did_not_run(cells: pd.DataFrame) -> list[str]:
+    failed = cells[cells["outcome"] != "ok"]
+    sentences = []
+    for (outcome, reason), rows in failed.groupby(["outcome", failed["reason"].fillna("no reason known")], sort=False):
+        where = []
+        for (contender, accumulation), same in rows.groupby(["contender", "grad_accum_steps"], sort=False):
+            sizes = ", ".join(str(size) for size in sorted(same["world_size"]))
+            noun = "rank" if sizes == "1" else "ranks"
+            where.append(f"{contender} at {sizes} {noun} (accumulation {accumulation})")
+        sentences.append(f"No figure, {outcome} ({reason}): {'; '.join(where)}.")
+    return sentences
+
+
+def _ranks(size: float) -> str:
+    return _plural(int(size), "rank")
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,77 @@
+"""What several rooms' tests share: the command as a user runs it, and one set of real launches for all who look at them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.results.record import Record
+from bench.results.store import read_records
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Scalebench = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "bench", *map(str, arguments)]
+
+
+def command_environment() -> dict[str, str]:
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="session")
+def scalebench() -> Scalebench:
+    """Runs `scalebench ARGUMENTS` in a folder and returns what came of it."""
+
+    def run(
+        *arguments: str | Path, cwd: Path = ROOT, timeout_s: float = 560, prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*prefix, *command(*arguments)],
+            cwd=cwd,
+            env=command_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run
+
+
+EQUAL_WORK = """
+defaults:
+  model: gpt-nano
+  model_options: {hidden_size: 128, num_layers: 3, vocab_size: 1024}
+  seq_len: 64
+  world_size: 2
+  steps: 8
+  max_warmup_steps: 6
+  learning_rate: 0.001
+  timeout_s: 240
+grids:
+  - {strategy: [ddp, zero0, zero1, zero2, zero3], micro_batch_size: 4, grad_accum_steps: 1}
+  - {strategy: [ddp, zero0, zero1, zero2, zero3], micro_batch_size: 1, grad_accum_steps: 4}
+  - {strategy: [ddp, zero3], micro_batch_size: 4, activation_checkpointing: true}
+  - {strategy: ddp, micro_batch_size: 8, world_size: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def equal_work(tmp_path_factory: pytest.TempPathFactory, scalebench: Scalebench) -> tuple[Path, list[Record]]:
+    """Thirteen real launches that all train on the same global batches of eight sequences, and their report."""
+    folder = tmp_path_factory.mktemp("equal-work")
+    suite = folder / "equal-work.yaml"
+    suite.write_text(EQUAL_WORK)
+    results = folder / "results"
+    done = scalebench("run", suite, "--output", results, "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return results, read_records(results)
