@@ -196,7 +196,7 @@ def _draw(chart: _Chart) -> tuple[bytes, str] | None:
     if figure is None:
         return None
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=130, pil_kwargs={"compress_level": 2})
+    figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})
     figure.savefig(svg, format="svg")
     return png.getvalue(), svg.getvalue()
 

@@ -12,23 +12,38 @@ _GPT = "models.gpt:GPT"
 _PACED = "models.paced:PacedLM"
 
 PRESETS: dict[str, tuple[str, dict[str, int | float]]] = {
-    "gpt-nano": (_GPT, dict(num_layers=4, num_heads=4, hidden_size=256, vocab_size=4096, max_seq_len=256)),
-    "gpt2-small": (_GPT, dict(num_layers=12, num_heads=12, hidden_size=768, vocab_size=50257, max_seq_len=1024)),
-    "gpt2-medium": (_GPT, dict(num_layers=24, num_heads=16, hidden_size=1024, vocab_size=50257, max_seq_len=1024)),
-    "gpt2-large": (_GPT, dict(num_layers=36, num_heads=20, hidden_size=1280, vocab_size=50257, max_seq_len=1024)),
-    "gpt2-xl": (_GPT, dict(num_layers=48, num_heads=25, hidden_size=1600, vocab_size=50257, max_seq_len=1024)),
-    "gpt-10b": (_GPT, dict(num_layers=50, num_heads=32, hidden_size=4096, vocab_size=50257, max_seq_len=1024)),
+    "gpt-nano": (_GPT, {"num_layers": 4, "num_heads": 4, "hidden_size": 256, "vocab_size": 4096, "max_seq_len": 256}),
+    "gpt2-small": (
+        _GPT,
+        {"num_layers": 12, "num_heads": 12, "hidden_size": 768, "vocab_size": 50257, "max_seq_len": 1024},
+    ),
+    "gpt2-medium": (
+        _GPT,
+        {"num_layers": 24, "num_heads": 16, "hidden_size": 1024, "vocab_size": 50257, "max_seq_len": 1024},
+    ),
+    "gpt2-large": (
+        _GPT,
+        {"num_layers": 36, "num_heads": 20, "hidden_size": 1280, "vocab_size": 50257, "max_seq_len": 1024},
+    ),
+    "gpt2-xl": (
+        _GPT,
+        {"num_layers": 48, "num_heads": 25, "hidden_size": 1600, "vocab_size": 50257, "max_seq_len": 1024},
+    ),
+    "gpt-10b": (
+        _GPT,
+        {"num_layers": 50, "num_heads": 32, "hidden_size": 4096, "vocab_size": 50257, "max_seq_len": 1024},
+    ),
     # Six layers of 20 ms forward and 40 ms backward for a micro-batch of 256 tokens: 360 ms of known time.
     "paced-nano": (
         _PACED,
-        dict(
-            num_layers=6,
-            hidden_size=128,
-            vocab_size=512,
-            max_seq_len=256,
-            forward_s=0.020,
-            backward_s=0.040,
-            reference_tokens=256,
-        ),
+        {
+            "num_layers": 6,
+            "hidden_size": 128,
+            "vocab_size": 512,
+            "max_seq_len": 256,
+            "forward_s": 0.020,
+            "backward_s": 0.040,
+            "reference_tokens": 256,
+        },
     ),
 }

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from models.build import LanguageModel
-from models.gpt import token_loss
+from models.layers import token_loss
 
 
 class HuggingFaceLM(LanguageModel):

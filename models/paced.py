@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.build import LanguageModel
-from models.gpt import Embedding, Linear, TiedHead, WeightInit, token_loss
+from models.layers import Embedding, Linear, TiedHead, WeightInit, token_loss
 
 # The blocks compute on every eighth position only: their parameters, and so the communication, are real, while eight
 # ranks still fit on two cores.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -31,24 +30,25 @@ def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     accumulations = sorted(shown["grad_accum_steps"].unique())
     names = [name for name in styles if name in set(shown["contender"])]
     divisor, unit = units.scale(shown["peak_memory_bytes"].max(), "bytes")
-    scaled = shown.assign(
-        peak=shown["peak_memory_bytes"].astype(float) / divisor,
-        base=shown["base_memory_bytes"].astype(float) / divisor,
-        ranks=shown["world_size"].astype(str),
-    )
-    ranks = [str(size) for size in sorted(shown["world_size"].unique())]
-    with_base = bool((scaled["base"] > 0).any())
+    places = {size: place for place, size in enumerate(sorted(shown["world_size"].unique()))}
+    width = 0.8 / len(names)
+    highest = shown["peak_memory_bytes"].max() / divisor
+    with_base = bool((shown["base_memory_bytes"] > 0).any())
     with panels(1, len(accumulations), f"Peak memory a rank of {title(cells)}", notes(shown)) as (figure, axes):
         for column, accumulation in enumerate(accumulations):
             axis = axes[0, column]
-            panel = scaled[scaled["grad_accum_steps"] == accumulation]
-            order = dict(x="ranks", order=ranks, hue="contender", hue_order=names, errorbar=None, ax=axis, legend=False)
-            sns.barplot(panel, y="peak", palette=[styles[name].color for name in names], saturation=1, **order)
-            if with_base:
-                white = dict(facecolor="none", edgecolor="white", hatch="////", linewidth=0)
-                sns.barplot(panel, y="base", palette=["white"] * len(names), **white, **order)
+            panel = shown[shown["grad_accum_steps"] == accumulation]
+            for number, name in enumerate(names):
+                own = panel[panel["contender"] == name]
+                x = [places[size] + width * (number - (len(names) - 1) / 2) for size in own["world_size"]]
+                axis.bar(x, own["peak_memory_bytes"] / divisor, width, color=styles[name].color, linewidth=0.8)
+                if with_base:
+                    base = own["base_memory_bytes"].fillna(0.0) / divisor
+                    axis.bar(x, base, width, facecolor="none", edgecolor="white", hatch="////", linewidth=0)
             name_panel(axis, f"accumulation {accumulation}")
-            axis.set(xlabel=RANKS, ylabel="" if column else f"peak memory, {unit}", ylim=(0, scaled["peak"].max() * 1.08))
+            axis.set(xlabel=RANKS, ylabel="" if column else f"peak memory, {unit}", ylim=(0, highest * 1.08))
+            axis.set(xticks=list(places.values()), xticklabels=list(places), xlim=(-0.6, len(places) - 0.4))
+            axis.grid(False, axis="x")
             if column:
                 axis.tick_params(axis="y", labelleft=False)
         hatched = Patch(facecolor="#999999", edgecolor="white", hatch="////", label="before the model was built")

@@ -135,20 +135,22 @@ def notes(cells: pd.DataFrame) -> str:
 def _lines(axis: Axes, cells: pd.DataFrame, x: str, y: pd.Series[float], styles: Styles, dodge: bool = True) -> None:
     """A line a contender, each point a little beside those of the others."""
     span = cells[x].max() / cells[x].min()
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, along, up in zip(cells["contender"], cells[x], y, strict=True):
+        points.setdefault(name, []).append((along, up))
     for place, (name, style) in enumerate(styles.items()):
-        own = cells[cells["contender"] == name].sort_values(x)
-        if own.empty:
-            continue
-        axis.plot(
-            [dodged(value, place, len(styles), span) if dodge else value for value in own[x]],
-            y[own.index],
-            color=style.color,
-            marker=style.marker,
-            linewidth=1.6,
-            markersize=6,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-        )
+        if name in points:
+            along_all, up_all = zip(*sorted(points[name]), strict=True)
+            axis.plot(
+                [dodged(along, place, len(styles), span) if dodge else along for along in along_all],
+                up_all,
+                color=style.color,
+                marker=style.marker,
+                linewidth=1.6,
+                markersize=6,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+            )
 
 
 def _drawn(cells: pd.DataFrame, styles: Styles) -> Styles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -64,9 +66,11 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     mfu = flops_per_token x tokens_per_s / (world_size x peak of the device at that precision), unknown without a peak
     and for paced models, which do not compute. What is unknown is missing.
     """
-    timing = launches[launches["kind"] == "timing"]
-    rows = [_cell(group) for _, group in timing.groupby("cell_id", sort=False)]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "threads"]).astype({**dict.fromkeys(_TEXT, object), **dict.fromkeys(_FLOATS, float)})
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for launch in launches[launches["kind"] == "timing"].to_dict("records"):
+        cells.setdefault(launch["cell_id"], []).append({str(name): value for name, value in launch.items()})
+    table = pd.DataFrame([_cell(tried) for tried in cells.values()], columns=[*COLUMNS, "threads"])
+    table = table.astype({**dict.fromkeys(_TEXT, object), **dict.fromkeys(_FLOATS, float)})
     if table.empty:
         return table[COLUMNS]
     table = _in_order(table)
@@ -80,35 +84,41 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     return table[COLUMNS]
 
 
-def _cell(group: pd.DataFrame) -> dict[str, Any]:
+def _cell(tried: list[dict[str, Any]]) -> dict[str, Any]:
     """One row for all launches of a cell."""
-    ok = group[group["outcome"] == "ok"]
-    shown = ok if len(ok) else group.sort_values("outcome", key=lambda o: o.map(_SEVERITY.index), kind="stable")
-    first = shown.iloc[0]
-    row: dict[str, Any] = first.to_dict()
-    step_time_s = float(ok["step_time_s"].median()) if len(ok) else None
-    contender = row["strategy"] if pd.isna(row["deepspeed_config"]) else f"{row['strategy']} ({row['deepspeed_config']})"
+    ok = [launch for launch in tried if launch["outcome"] == "ok"]
+    shown = ok or sorted(tried, key=lambda launch: _SEVERITY.index(launch["outcome"]))
+    row = dict(shown[0])
     row.update(
         launches=len(ok),
-        launches_tried=len(group),
-        contender=contender,
-        step_time_s=step_time_s,
+        launches_tried=len(tried),
+        contender=row["strategy"] if pd.isna(row["deepspeed_config"]) else f"{row['strategy']} ({row['deepspeed_config']})",
         # On GPUs the launcher, not the user, sets the threads, and some set them by world size: not a setting there.
         threads=row["threads_per_rank"] if row["device_type"] == "cpu" else None,
-        tokens_per_s=row["tokens_per_step"] / step_time_s if step_time_s else None,
-        launch_spread_frac=float(ok["step_time_s"].max() / ok["step_time_s"].min() - 1) if len(ok) > 1 else None,
-        **{name: shown[name].mean() for name in _MEANS},
-        **{name: shown[name].max() for name in _WORST},
+        **{name: _known(shown, name, statistics.fmean) for name in _MEANS},
     )
-    if len(ok):
-        row["oversubscribed"] = bool(ok["oversubscribed"].astype(bool).any())
-        row["final_loss"] = float(ok["final_loss"].median())
-        row["reason"] = None
-        row["tokens_per_s_per_rank"] = row["tokens_per_s"] / row["world_size"]
-        row["mfu"] = _mfu(row)
-    else:
-        row.update({name: None for name in (*_WORST, "oversubscribed", "first_loss", "final_loss")})
+    if not ok:
+        row.update(dict.fromkeys((*_WORST, "step_time_s", "oversubscribed", "first_loss", "final_loss")))
+        return row
+    times = [launch["step_time_s"] for launch in ok]
+    row.update(
+        reason=None,
+        step_time_s=statistics.median(times),
+        tokens_per_s=row["tokens_per_step"] / statistics.median(times),
+        launch_spread_frac=max(times) / min(times) - 1 if len(times) > 1 else None,
+        oversubscribed=any(launch["oversubscribed"] for launch in ok),
+        final_loss=statistics.median(launch["final_loss"] for launch in ok),
+        **{name: _known(ok, name, max) for name in _WORST},
+    )
+    row["tokens_per_s_per_rank"] = row["tokens_per_s"] / row["world_size"]
+    row["mfu"] = _mfu(row)
     return row
+
+
+def _known(rows: list[dict[str, Any]], name: str, reduce: Callable[[list[float]], float]) -> float | None:
+    """The values that are known, reduced to one; None where none is."""
+    values = [row[name] for row in rows if not pd.isna(row[name])]
+    return reduce(values) if values else None
 
 
 def _mfu(row: dict[str, Any]) -> float | None:

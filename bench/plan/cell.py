@@ -54,14 +54,16 @@ class Cell(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _sequence_length_of_preset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("seq_len") is None and data.get("model") in models.PRESETS:
+        if not isinstance(data, dict) or not isinstance(data.get("model"), str):
+            return data
+        check_model(data["model"])
+        if data.get("seq_len") is None and data["model"] in models.PRESETS and _is_mapping(data.get("model_options")):
             sizes = {**models.PRESETS[data["model"]][1], **(data.get("model_options") or {})}
             return {**data, "seq_len": sizes["max_seq_len"]}
         return data
 
     @model_validator(mode="after")
     def _names_exist(self) -> Cell:
-        check_model(self.model)
         if self.strategy not in STRATEGIES:
             raise SuiteError(
                 f"strategy: found {self.strategy!r}, expected a known strategy",
@@ -117,6 +119,10 @@ class Cell(BaseModel):
             f"{name}_{self.strategy}_w{self.world_size}_g{self.grad_accum_steps}_b{self.micro_batch_size}"
             f"_s{self.seq_len}_{self.precision}_{self.scaling}_{digest}"
         )
+
+
+def _is_mapping(options: Any) -> bool:
+    return options is None or isinstance(options, dict)
 
 
 def check_model(name: str) -> None:

@@ -78,6 +78,7 @@ class _Reader:
 
     def __init__(self, source: YamlSource) -> None:
         self.source = source
+        self.defaults: dict[str, Any] = {}
 
     def suite(self) -> Suite:
         content = self._mapping(self.source.content, (), SUITE_KEYS)
@@ -90,19 +91,19 @@ class _Reader:
         seed = content.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             self._fail(("seed",), f"seed: found {seed!r}, expected a whole number from 0 on")
-        defaults = self._mapping(content.get("defaults") or {}, ("defaults",), GRID_KEYS)
+        self.defaults = self._mapping(content.get("defaults") or {}, ("defaults",), GRID_KEYS)
         grids = content.get("grids")
         if not isinstance(grids, list) or not grids:
             self._fail(("grids",), "grids: empty, expected a list of at least one grid")
         cells: dict[str, PlannedCell] = {}
         for index, grid in enumerate(grids):
-            for planned in self._grid(defaults, grid, ("grids", index)):
+            for planned in self._grid(grid, ("grids", index)):
                 cells.setdefault(planned.cell.id, planned)
         return Suite(name=name, description=description.strip(), seed=seed, cells=tuple(cells.values()))
 
-    def _grid(self, defaults: dict[str, Any], grid: Any, location: Location) -> list[PlannedCell]:
+    def _grid(self, grid: Any, location: Location) -> list[PlannedCell]:
         own = self._mapping(grid, location, GRID_KEYS)
-        merged = {**defaults, **own}
+        merged = {**self.defaults, **own}
         axes: list[list[tuple[str, Any]]] = []
         for key, value in merged.items():
             values = value if isinstance(value, list) else [value]
@@ -184,9 +185,11 @@ class _Reader:
                 self._fail((*location, str(key)), f"unknown key {key!r}", nearest(str(key), allowed))
         return value
 
-    @staticmethod
-    def _at(own: dict[str, Any], location: Location, key: str) -> Location:
-        return (*location, key) if key in own else ("defaults", key)
+    def _at(self, own: dict[str, Any], location: Location, key: str) -> Location:
+        """Where a key of a grid stands: in the grid, in the defaults, or nowhere."""
+        if key in own:
+            return (*location, key)
+        return ("defaults", key) if key in self.defaults else location
 
     def _fail(self, location: Location, found: str, hint: str | None = None) -> NoReturn:
         raise SuiteError(f"{self.source.where(location)}: {found}", hint=hint)

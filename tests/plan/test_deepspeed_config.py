@@ -1,0 +1,109 @@
+"""What DeepSpeed is told: complete files, the cell's settings in them, and no silent contradiction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import ConfigError
+from bench.plan.cell import Cell
+from bench.plan.deepspeed_config import (
+    SHIPPED,
+    check_deepspeed_config,
+    fill_from_config,
+    load_deepspeed_config,
+    resolve_deepspeed_config,
+)
+from bench.plan.strategies import STRATEGIES
+
+
+def cell_of(strategy: str, **fields: Any) -> Cell:
+    return Cell(model="gpt-nano", strategy=strategy, world_size=2, micro_batch_size=3, grad_accum_steps=4, **fields)
+
+
+@pytest.mark.parametrize("strategy", [name for name, spec in STRATEGIES.items() if spec.deepspeed_config])
+def test_resolved_file_says_what_the_cell_says(strategy: str) -> None:
+    cell = cell_of(strategy, precision="bf16", learning_rate=0.5, weight_decay=0.25)
+    check_deepspeed_config(cell)
+    config = resolve_deepspeed_config(cell, num_params=8_000_000)
+    assert config["train_batch_size"] == 24
+    assert config["train_micro_batch_size_per_gpu"] == 3
+    assert config["gradient_accumulation_steps"] == 4
+    assert config["bf16"]["enabled"] is True and config["fp16"]["enabled"] is False
+    assert config["optimizer"]["params"]["lr"] == 0.5 and config["optimizer"]["params"]["weight_decay"] == 0.25
+    # DeepSpeed clips at 1.0 if the file says nothing, and DDP does not.
+    assert config["gradient_clipping"] == 0.0
+    assert config["timers"]["throughput"]["enabled"] is False and config["wall_clock_breakdown"] is False
+    assert config["zero_optimization"]["stage"] == STRATEGIES[strategy].zero_stage
+    if strategy != "zero0":
+        assert config["zero_optimization"]["reduce_bucket_size"] == 1_000_000
+
+
+def test_thresholds_of_stage_3_follow_the_model_and_stop_at_deepspeeds_defaults() -> None:
+    small = resolve_deepspeed_config(cell_of("zero3"), num_params=4_000_000)["zero_optimization"]
+    assert small["stage3_param_persistence_threshold"] == 10_000
+    assert small["stage3_max_live_parameters"] == 1_000_000
+    large = resolve_deepspeed_config(cell_of("zero3"), num_params=10_000_000_000)["zero_optimization"]
+    assert large["stage3_param_persistence_threshold"] == 100_000
+    assert large["stage3_max_live_parameters"] == 1_000_000_000
+
+
+def test_tuned_keeps_the_files_own_optimizer_and_buckets() -> None:
+    shipped = load_deepspeed_config(SHIPPED / "zero2.json")
+    tuned = resolve_deepspeed_config(cell_of("zero2", profile="tuned"), num_params=8_000_000)
+    assert tuned["zero_optimization"] == shipped["zero_optimization"]
+    assert tuned["optimizer"] == shipped["optimizer"]
+    assert tuned["train_batch_size"] == 24
+
+
+def write(folder: Path, content: Any) -> str:
+    path = folder / "mine.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", ["not valid JSON"]),
+        ("[1]", ["list", "object"]),
+        ({"zero_optimization": {"stage": 5}}, ["stage", "5"]),
+        ({"zero_optimization": 2}, ["zero_optimization", "object"]),
+        ({"zero_optimization": {"stage": 1}}, ["stage 1", "zero2", "write strategy zero1"]),
+        ({"zero_optimization": {"stage": 2}, "elasticity": {}}, ["elasticity"]),
+        ({"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": 7}, ["micro_batch_size 7", "3"]),
+        ({"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": -7}, ["train_micro_batch_size_per_gpu", "-7"]),
+        ({"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": 2}, ["grad_accum_steps 2", "4"]),
+        ({"zero_optimization": {"stage": 2}, "train_batch_size": 25}, ["train_batch_size 25", "24"]),
+        ({"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}}, ["precision 'fp16'", "'fp32'"]),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lamb"}}, ["Lamb", "tuned"]),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": 0.5}}}, ["learning_rate 0.5"]),
+    ],
+)
+def test_a_file_that_contradicts_the_cell_is_an_error(tmp_path: Path, content: Any, words: list[str]) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigError) as caught:
+        check_deepspeed_config(cell_of("zero2", deepspeed_config=path))
+    for word in [*words, path]:
+        assert word in str(caught.value)
+
+
+def test_a_named_file_fills_what_the_cell_leaves_open(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {
+            "zero_optimization": {"stage": 1},
+            "train_micro_batch_size_per_gpu": 5,
+            "gradient_accumulation_steps": "auto",
+            "bf16": {"enabled": True},
+            "optimizer": {"type": "AdamW", "params": {"lr": 1}},
+        },
+    )
+    fields = fill_from_config({"model": "gpt-nano", "world_size": 1, "deepspeed_config": path})
+    cell = Cell(**fields)
+    assert (cell.strategy, cell.micro_batch_size, cell.grad_accum_steps) == ("zero1", 5, 1)
+    assert (cell.precision, cell.learning_rate) == ("bf16", 1.0)
+    check_deepspeed_config(cell)

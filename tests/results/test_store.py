@@ -1,0 +1,105 @@
+"""A record is whole and unedited, or an error that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.errors import LaunchError, RecordError
+from bench.plan.cell import Cell
+from bench.results.record import Record
+from bench.results.store import check_manifest, locked, read_record, read_records, write_atomically, write_record
+
+
+def record() -> Record:
+    return Record(
+        launch_id="abc",
+        cell=Cell(model="gpt-nano", strategy="ddp", world_size=1),
+        started_at="2026-01-01T00:00:00+00:00",
+        launcher="deepspeed",
+        outcome="crashed",
+        reason="rank 0 said <b>no</b>",
+        wall_s=0.1 + 0.2,
+    )
+
+
+def test_what_is_written_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
+    path = tmp_path / "cell" / "launch" / "record.json"
+    write_record(path, record())
+    assert read_record(path) == record()
+    assert [entry.name for entry in path.parent.iterdir()] == ["record.json"]
+
+
+def test_every_truncation_is_found_out(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_record(path, record())
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 1, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RecordError, match=str(path)):
+            read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (lambda e: e["record"].update(wall_s=0.2), "changed after it was written"),
+        (lambda e: e["record"].update(outcome="ok"), "changed after it was written"),
+        (lambda e: e.update(schema_version=2), "schema version 2, expected 1"),
+        (lambda e: e.pop("schema_version"), "schema version None"),
+        (lambda e: e.pop("record"), "changed after it was written"),
+    ],
+)
+def test_an_edit_is_found_out(tmp_path: Path, found: object, words: str) -> None:
+    path = tmp_path / "record.json"
+    write_record(path, record())
+    envelope = json.loads(path.read_text())
+    found(envelope)  # type: ignore[operator]
+    path.write_text(json.dumps(envelope))
+    with pytest.raises(RecordError, match=words) as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_of_another_version_or_without_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="holds no record"):
+        read_records(tmp_path)
+    with pytest.raises(RecordError, match="is not a folder"):
+        read_records(tmp_path / "absent")
+    (tmp_path / "suite.json").write_text('{"schema_version": 7}')
+    with pytest.raises(RecordError, match="schema version 7"):
+        check_manifest(tmp_path)
+    (tmp_path / "suite.json").write_text("{")
+    with pytest.raises(RecordError, match=r"suite\.json"):
+        check_manifest(tmp_path)
+
+
+def test_a_folder_takes_one_writer(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(LaunchError, match=f"in use by process {os.getpid()}"), locked(tmp_path):
+        pass
+    with locked(tmp_path):  # free again
+        pass
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Path:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a small tmpfs needs root and CAP_SYS_ADMIN: {made.stderr.decode().strip()}")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_old_file_stays(full_disk: Path) -> None:
+    path = full_disk / "record.json"
+    write_record(path, record())
+    with pytest.raises(RecordError, match="no space left"):
+        write_atomically(path, "x" * 200_000)
+    assert read_record(path) == record()
+    assert [entry.name for entry in full_disk.iterdir()] == ["record.json"]
