@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import multiprocessing
-import os
-import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,69 +14,49 @@ from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
 from bench.analysis.validity import judge
 from bench.analysis.verdict import not_ok, ranking
+from bench.drawing import drawn, wanted
 from bench.errors import RecordError
 from bench.results.store import read_records, to_frame, write_atomically
-from reports import bars, charts, page, tables, verdict
-from reports.style import styles
+from reports import page, tables, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Below this many charts, starting other processes takes longer than drawing.
-_CHARTS_WORTH_A_PROCESS = 12
-
-_QUESTIONS: list[tuple[str, str, str, Callable[..., Any] | None, Callable[[pd.DataFrame], pd.DataFrame] | None]] = [
+# Section, heading, what it shows, its table.
+_SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | None]] = [
     (
         "speed",
         "Speed",
         "Tokens per second over all ranks, and seconds per optimizer step. Points of one world size stand side by side "
         "only so that none hides another.",
-        charts.throughput,
         tables.speed,
     ),
     (
         "scaling",
         "Scaling",
-        "Speed-up and efficiency against the same strategy at its smallest world size that ran (the table names each "
-        "baseline); the dashed line is ideal. Weak and strong scaling are apart. Nothing is drawn for a series with one "
-        "world size, nor where ranks are oversubscribed.",
-        charts.scaling,
+        "Speed-up and efficiency against the same strategy at its smallest world size that ran (the table of speed names "
+        "each baseline); the dashed line is ideal. Weak and strong scaling are apart. Nothing is drawn for a series with "
+        "one world size, nor where ranks are oversubscribed.",
         None,
     ),
     (
         "accumulation",
         "Accumulation",
-        "What more micro-batches per optimizer step do to speed: gradients are exchanged less often, or as often in ZeRO-2 "
-        "and 3. For cells that were measured at more than one accumulation.",
-        charts.accumulation,
+        "What more micro-batches per optimizer step do to speed, for cells that were measured at more than one "
+        "accumulation: the optimizer, and with ddp, zero0 and zero1 the exchange of gradients, run once a step, however "
+        "many micro-batches it has.",
         tables.accumulation,
     ),
-    (
-        "memory",
-        "Memory",
-        "Peak memory of the fullest rank, by strategy.",
-        bars.memory,
-        tables.memory,
-    ),
+    ("memory", "Memory", "Peak memory of the fullest rank, by strategy.", tables.memory),
     (
         "mfu",
         "Utilisation",
-        "Model FLOPs utilisation, where the peak of the device is known.",
-        charts.utilisation,
+        "Model FLOPs utilisation, where the peak of the device is known; drawn at the largest accumulation, all of them are "
+        "in the table of speed.",
         None,
     ),
 ]
-
-
-@dataclass(frozen=True)
-class _Chart:
-    """One chart to draw: picklable, so that another process can."""
-
-    section: str
-    name: str
-    alt: str
-    draw: Callable[..., Any]
-    arguments: tuple[Any, ...]
+_NO_SCALING = "Not known: no strategy has comparable figures at more than one world size."
 
 
 def publish(folder: Path) -> Path:
@@ -113,7 +87,7 @@ def publish(folder: Path) -> Path:
     for name, table in written.items():
         _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in _drawn(list(_charts(scaling, seconds))):
+    for chart, png, svg in drawn(wanted(scaling, seconds)):
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
@@ -121,7 +95,7 @@ def publish(folder: Path) -> Path:
     index = report / "index.html"
     content = page.Report(
         title=f"Scaling of {name}",
-        subtitle=f"{len(launches)} launches of {launches['cell_id'].nunique()} cells, measured from {started[0]} to {started[-1]}",
+        subtitle=f"{len(launches)} launches of {len(scaling)} cells, measured from {started[0]} to {started[-1]}",
         lead=verdict.lead(scaling),
         paragraphs=verdict.paragraphs(scaling, ranked),
         sections=_sections(scaling, ranked, seconds, pictures),
@@ -156,13 +130,12 @@ def _sections(
     if len(ranked):
         text = "The fastest measured strategy of each group of comparable cells, and those that can't be told from it."
         found.append(page.Section("fastest", "Fastest", text, table=tables.fastest(ranked), folded=len(ranked) > 24))
-    for anchor, heading, text, _, table in _QUESTIONS:
+    for anchor, heading, text, table in _SECTIONS:
         drawn = pictures.get(anchor, [])
         rows = table(scaling) if table is not None else None
         if drawn or anchor == "scaling" or (rows is not None and len(rows)):
-            if anchor == "scaling" and not drawn:
-                text = "Not known: no strategy has comparable figures at more than one world size."
-            found.append(page.Section(anchor, heading, text, drawn, rows, folded=rows is not None and len(rows) > 24))
+            shown = _NO_SCALING if anchor == "scaling" and not drawn else text
+            found.append(page.Section(anchor, heading, shown, drawn, rows, folded=rows is not None and len(rows) > 24))
     if len(seconds):
         text = (
             "What a launch costs beside its measured window: from the launcher's start to the first line, imports, building "
@@ -172,46 +145,6 @@ def _sections(
             page.Section("outside", "Outside the window", text, pictures.get("outside", []), tables.phases(seconds))
         )
     return found
-
-
-def _charts(scaling: pd.DataFrame, seconds: pd.DataFrame) -> Iterator[_Chart]:
-    """All charts of the report: each question for each model, scaling and setting."""
-    looks = styles(scaling["contender"])
-    for anchor, heading, _, draw, _ in _QUESTIONS:
-        for number, ((model, kind, setting), cells) in enumerate(scaling.groupby(["model", "scaling", "setting"], sort=False)):
-            if draw is not None:
-                # A number in front of a setting keeps two names apart whose signs are dropped.
-                words = [anchor, str(model), str(kind), *([str(number), str(setting)] if setting else [])]
-                yield _Chart(anchor, _slug(words), f"{heading}: {charts.title(cells)}", draw, (cells, looks))
-    for model, launches in seconds.groupby("model", sort=False):
-        yield _Chart("outside", _slug(["outside", str(model)]), f"Seconds of a launch: {model}", bars.outside, (launches,))
-
-
-def _slug(words: list[str]) -> str:
-    return re.sub(r"[^a-zA-Z0-9.]+", "-", "-".join(words)).strip("-.")[:120]
-
-
-def _draw(chart: _Chart) -> tuple[bytes, str] | None:
-    figure = chart.draw(*chart.arguments)
-    if figure is None:
-        return None
-    png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})
-    figure.savefig(svg, format="svg")
-    return png.getvalue(), svg.getvalue()
-
-
-def _drawn(wanted: list[_Chart]) -> Iterator[tuple[_Chart, bytes, str]]:
-    """The charts that have something to show, drawn, in order; by several processes where there are many."""
-    workers = min(4, os.cpu_count() or 1)
-    if len(wanted) < _CHARTS_WORTH_A_PROCESS or workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
-        results = map(_draw, wanted)
-        yield from ((chart, *result) for chart, result in zip(wanted, results, strict=True) if result is not None)
-        return
-    # Forked, so that no worker imports pandas and matplotlib again.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-        results = pool.map(_draw, wanted)
-        yield from ((chart, *result) for chart, result in zip(wanted, results, strict=True) if result is not None)
 
 
 def _clear(report: Path) -> None:

@@ -27,17 +27,17 @@ def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     shown = cells[cells["peak_memory_bytes"].notna()]
     if shown.empty:
         return None
-    accumulations = sorted(shown["grad_accum_steps"].unique())
+    kept = list(dict.fromkeys(shown["keeps"]))
     names = [name for name in styles if name in set(shown["contender"])]
     divisor, unit = units.scale(shown["peak_memory_bytes"].max(), "bytes")
     places = {size: place for place, size in enumerate(sorted(shown["world_size"].unique()))}
     width = 0.8 / len(names)
     highest = shown["peak_memory_bytes"].max() / divisor
     with_base = bool((shown["base_memory_bytes"] > 0).any())
-    with panels(1, len(accumulations), f"Peak memory a rank of {title(cells)}", notes(shown)) as (figure, axes):
-        for column, accumulation in enumerate(accumulations):
+    with panels(1, len(kept), f"Peak memory a rank of {title(cells)}", notes(shown)) as (figure, axes):
+        for column, keeps in enumerate(kept):
             axis = axes[0, column]
-            panel = shown[shown["grad_accum_steps"] == accumulation]
+            panel = shown[shown["keeps"] == keeps]
             for number, name in enumerate(names):
                 own = panel[panel["contender"] == name]
                 x = [places[size] + width * (number - (len(names) - 1) / 2) for size in own["world_size"]]
@@ -45,7 +45,7 @@ def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
                 if with_base:
                     base = own["base_memory_bytes"].fillna(0.0) / divisor
                     axis.bar(x, base, width, facecolor="none", edgecolor="white", hatch="////", linewidth=0)
-            name_panel(axis, f"accumulation {accumulation}")
+            name_panel(axis, keeps)
             axis.set(xlabel=RANKS, ylabel="" if column else f"peak memory, {unit}", ylim=(0, highest * 1.08))
             axis.set(xticks=list(places.values()), xticklabels=list(places), xlim=(-0.6, len(places) - 0.4))
             axis.grid(False, axis="x")

@@ -1,7 +1,8 @@
 """Charts of speed: how fast, how well it scales, what accumulation buys. One function a figure, which it returns.
 
-Each takes cells of one model, scaling and setting (rows of `scaling_table`), and the styles of all contenders; panels side
-by side are accumulations. Cells without a figure are not drawn; a chart without anything to draw is None.
+Each takes cells of one model, scaling and setting (rows of `scaling_table`), and the styles of all contenders. Panels side
+by side are what a series keeps, mostly its accumulation. Cells without a figure are not drawn; a chart without anything to
+draw is None.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ def throughput(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     shown = cells[cells["tokens_per_s"].notna()]
     if shown.empty:
         return None
-    accumulations = sorted(shown["grad_accum_steps"].unique())
-    with panels(2, len(accumulations), f"Speed of {title(cells)}", notes(shown)) as (figure, axes):
+    kept = list(dict.fromkeys(shown["keeps"]))
+    with panels(2, len(kept), f"Speed of {title(cells)}", notes(shown)) as (figure, axes):
         rate_divisor, rate_unit = units.scale(shown["tokens_per_s"].max(), "rate")
-        for column, accumulation in enumerate(accumulations):
-            panel = shown[shown["grad_accum_steps"] == accumulation]
+        for column, keeps in enumerate(kept):
+            panel = shown[shown["keeps"] == keeps]
             divisor, unit = units.scale(panel["step_time_s"].max(), "seconds")
             top, bottom = axes[0, column], axes[1, column]
+            log2_axis(top, shown["world_size"])
+            log2_axis(bottom, shown["world_size"], RANKS)
             _lines(top, panel, "world_size", panel["tokens_per_s"] / rate_divisor, styles)
             _lines(bottom, panel, "world_size", panel["step_time_s"] / divisor, styles)
-            name_panel(top, f"accumulation {accumulation}")
+            name_panel(top, keeps)
             top.set_ylim(0, shown["tokens_per_s"].max() / rate_divisor * 1.08)
             bottom.set_ylim(0, panel["step_time_s"].max() / divisor * 1.08)
             # The steps of unequal accumulations are unequal work: each panel has its own axis.
             bottom.set_ylabel(f"step time, {unit}")
-            log2_axis(top, shown["world_size"])
-            log2_axis(bottom, shown["world_size"], RANKS)
         _label_shared(axes[0], f"{rate_unit} tokens/s".strip())
         legend(figure, _drawn(shown, styles))
     return figure
@@ -50,11 +51,13 @@ def scaling(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     shown = cells[cells["speedup"].notna()]
     if shown.empty:
         return None
-    accumulations = sorted(shown["grad_accum_steps"].unique())
-    with panels(2, len(accumulations), f"Scaling of {title(cells)}", notes(shown)) as (figure, axes):
-        for column, accumulation in enumerate(accumulations):
-            panel = shown[shown["grad_accum_steps"] == accumulation]
+    kept = list(dict.fromkeys(shown["keeps"]))
+    with panels(2, len(kept), f"Scaling of {title(cells)}", notes(shown)) as (figure, axes):
+        for column, keeps in enumerate(kept):
+            panel = shown[shown["keeps"] == keeps]
             top, bottom = axes[0, column], axes[1, column]
+            log2_axis(top, shown["world_size"])
+            log2_axis(bottom, shown["world_size"], RANKS)
             for base, series in panel.groupby("baseline_world_size"):
                 # Ideal from each baseline: a strategy that needs two ranks to start with has its own line.
                 sizes = sorted({base, *series["world_size"]})
@@ -63,11 +66,9 @@ def scaling(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             # On the diagonal, a point set aside would look faster or slower than it is.
             _lines(top, panel, "world_size", panel["speedup"], styles, dodge=False)
             _lines(bottom, panel, "world_size", panel["efficiency"], styles)
-            name_panel(top, f"accumulation {accumulation}")
+            name_panel(top, keeps)
             _speedup_axis(top, shown)
             bottom.set_ylim(0, max(1.08, shown["efficiency"].max() * 1.05))
-            log2_axis(top, shown["world_size"])
-            log2_axis(bottom, shown["world_size"], RANKS)
         _label_shared(axes[0], "speed-up")
         _label_shared(axes[1], "efficiency")
         legend(figure, _drawn(shown, styles), [Line2D([], [], color=_IDEAL, linestyle="--", label="ideal")])
@@ -75,19 +76,17 @@ def scaling(cells: pd.DataFrame, styles: Styles) -> Figure | None:
 
 
 def utilisation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
-    """MFU against world size, where the peak of the device is known."""
-    shown = cells[cells["mfu"].notna()]
-    if shown.empty:
+    """MFU against world size at the largest accumulation, where the peak of the device is known."""
+    known = cells[cells["mfu"].notna()]
+    if known.empty:
         return None
-    accumulations = sorted(shown["grad_accum_steps"].unique())
-    with panels(1, len(accumulations), f"MFU of {title(cells)}", notes(shown)) as (figure, axes):
-        for column, accumulation in enumerate(accumulations):
-            panel = shown[shown["grad_accum_steps"] == accumulation]
-            _lines(axes[0, column], panel, "world_size", 100 * panel["mfu"], styles)
-            name_panel(axes[0, column], f"accumulation {accumulation}")
-            axes[0, column].set_ylim(0, 100 * shown["mfu"].max() * 1.12)
-            log2_axis(axes[0, column], shown["world_size"], RANKS)
-        _label_shared(axes[0], "MFU, %")
+    shown = known[known["grad_accum_steps"] == known["grad_accum_steps"].max()]
+    with panels(1, 1, f"MFU of {title(cells)}", notes(shown)) as (figure, axes):
+        axis = axes[0, 0]
+        log2_axis(axis, shown["world_size"], RANKS)
+        _lines(axis, shown, "world_size", 100 * shown["mfu"], styles)
+        name_panel(axis, f"accumulation {shown['grad_accum_steps'].iloc[0]}")
+        axis.set(ylabel="MFU, %", ylim=(0, 100 * shown["mfu"].max() * 1.12))
         legend(figure, _drawn(shown, styles))
     return figure
 
@@ -101,13 +100,13 @@ def accumulation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     with panels(1, len(sizes), f"Effect of accumulation on {title(cells)}", notes(shown)) as (figure, axes):
         for column, size in enumerate(sizes):
             panel = shown[shown["world_size"] == size]
+            log2_axis(axes[0, column], shown["grad_accum_steps"], "accumulation (micro-batches a step)")
             # World sizes differ by so much that one axis for all would hide what accumulation does at the small ones.
             divisor, unit = units.scale(panel["tokens_per_s"].max(), "rate")
             _lines(axes[0, column], panel, "grad_accum_steps", panel["tokens_per_s"] / divisor, styles)
             name_panel(axes[0, column], "1 rank" if size == 1 else f"{size} ranks")
             axes[0, column].set_ylim(0, panel["tokens_per_s"].max() / divisor * 1.12)
             axes[0, column].set_ylabel(f"{unit} tokens/s".strip())
-            log2_axis(axes[0, column], shown["grad_accum_steps"], "accumulation (micro-batches a step)")
         legend(figure, _drawn(shown, styles))
     return figure
 
@@ -125,7 +124,9 @@ def notes(cells: pd.DataFrame) -> str:
     if bool((cells["launches"] == 1).all()):
         words.append("One launch a cell: no interval is known.")
     if bool(cells["oversubscribed"].astype(bool).any()):
-        worst = ", ".join(str(size) for size in sorted(cells.loc[cells["oversubscribed"].astype(bool), "world_size"].unique()))
+        worst = ", ".join(
+            str(size) for size in sorted(cells.loc[cells["oversubscribed"].astype(bool), "world_size"].unique())
+        )
         words.append(f"Oversubscribed at {worst} ranks: more threads than cores.")
     if bool(cells["paced"].any()):
         words.append("Paced: the model sleeps instead of computing.")
@@ -133,8 +134,8 @@ def notes(cells: pd.DataFrame) -> str:
 
 
 def _lines(axis: Axes, cells: pd.DataFrame, x: str, y: pd.Series[float], styles: Styles, dodge: bool = True) -> None:
-    """A line a contender, each point a little beside those of the others."""
-    span = cells[x].max() / cells[x].min()
+    """A line a contender, each point a little beside those of the others; after the axis got its limits."""
+    low, high = axis.get_xlim()
     points: dict[str, list[tuple[float, float]]] = {}
     for name, along, up in zip(cells["contender"], cells[x], y, strict=True):
         points.setdefault(name, []).append((along, up))
@@ -142,7 +143,7 @@ def _lines(axis: Axes, cells: pd.DataFrame, x: str, y: pd.Series[float], styles:
         if name in points:
             along_all, up_all = zip(*sorted(points[name]), strict=True)
             axis.plot(
-                [dodged(along, place, len(styles), span) if dodge else along for along in along_all],
+                [dodged(along, place, len(styles), high / low) if dodge else along for along in along_all],
                 up_all,
                 color=style.color,
                 marker=style.marker,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
@@ -70,18 +72,20 @@ class Report:
 
 def incidents(not_ok: pd.DataFrame) -> list[Incident]:
     """The launches without a figure, those of one model, outcome and reason together; the first one's evidence."""
+    groups: dict[tuple[str, str, str], list[dict[Hashable, Any]]] = {}
+    for row in not_ok.to_dict("records"):
+        reason = "no reason known" if units.is_unknown(row["reason"]) else row["reason"]
+        groups.setdefault((row["model"], row["outcome"], reason), []).append(row)
     found = []
-    reasons = not_ok["reason"].fillna("no reason known")
-    for (model, outcome, reason), rows in not_ok.groupby(["model", "outcome", reasons], sort=False):
+    for (model, outcome, reason), rows in groups.items():
         cells = [
-            f"{row.strategy}, {row.scaling}, {row.world_size} ranks, accumulation {row.grad_accum_steps}"
-            for row in rows.itertuples()
+            f"{row['strategy']}, {row['scaling']}, ranks {row['world_size']}, accumulation {row['grad_accum_steps']}"
+            for row in rows
         ]
-        told = [str(text) for text in rows["evidence"] if not units.is_unknown(text) and text]
-        evidence = told[0] if told else ""
+        evidence = next((str(row["evidence"]) for row in rows if not units.is_unknown(row["evidence"])), "")
         if len(evidence) > _EVIDENCE_CHARACTERS:
             evidence = "… (the whole is in tables/not_ok.csv)\n" + evidence[-_EVIDENCE_CHARACTERS:]
-        found.append(Incident(f"{model}: {outcome}", str(reason), "; ".join(dict.fromkeys(cells)), evidence))
+        found.append(Incident(f"{model}: {outcome}", reason, "; ".join(dict.fromkeys(cells)), evidence))
     return found
 
 

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; markers tell them apart in grey.
+# Okabe and Ito's colours, told apart by colour-blind readers too; their black is made grey, or its bars would outweigh all
+# others. Markers tell them apart in print without colours.
 _KNOWN = {
-    "ddp": ("#000000", "o"),
+    "ddp": ("#454545", "o"),
     "zero0": ("#56b4e9", "s"),
     "zero1": ("#0072b2", "^"),
     "zero2": ("#e69f00", "D"),
@@ -63,7 +64,13 @@ def styles(contenders: Iterable[str]) -> dict[str, Style]:
 
 @contextmanager
 def panels(
-    rows: int, columns: int, title: str, notes: str = "", width: float = PANEL_WIDTH, tall: float = 1.0, left: float = 0.8
+    rows: int,
+    columns: int,
+    title: str,
+    notes: str = "",
+    width: float = PANEL_WIDTH,
+    tall: float = 1.0,
+    left: float = 0.8,
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure of rows x columns panels: yields it and the array of its axes, with room left for title and legend.
 

@@ -26,7 +26,9 @@ _SPEED: list[Column] = [
 
 
 def _table(frame: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    return pd.DataFrame({title: [write(value) for value in frame[name]] for name, title, write in columns}, dtype=object)
+    return pd.DataFrame(
+        {title: [write(value) for value in frame[name]] for name, title, write in columns}, dtype=object
+    )
 
 
 def _without_empty(table: pd.DataFrame, *titles: str) -> pd.DataFrame:
@@ -39,7 +41,9 @@ def marks(row: Any) -> str:
     words = [] if row.outcome == "ok" else [str(row.outcome)]
     if row.launches != row.launches_tried and row.outcome == "ok":
         words.append(f"{row.launches} of {row.launches_tried} launches ok")
-    words += [name for name in ("oversubscribed", "paced") if not units.is_unknown(value := getattr(row, name)) and value]
+    words += [
+        name for name in ("oversubscribed", "paced") if not units.is_unknown(value := getattr(row, name)) and value
+    ]
     return ", ".join(words) or "ok"
 
 
@@ -63,19 +67,19 @@ def speed(scaling: pd.DataFrame) -> pd.DataFrame:
     """Every cell with its step time, speed, speed-up and efficiency."""
     columns: list[Column] = [
         *_CELL,
-        ("micro_batch_size", "micro-batch", units.count),
-        ("global_batch_size", "global batch", units.count),
-        ("precision", "precision", units.text),
+        ("marks", "outcome", units.text),
         *_SPEED,
-        ("tokens_per_s_per_rank", "tokens/s a rank", units.rate),
         ("speedup", "speed-up", units.ratio),
         ("efficiency", "efficiency", units.fraction),
         ("baseline", "baseline", units.text),
         ("mfu", "MFU", units.fraction),
+        ("tokens_per_s_per_rank", "tokens/s a rank", units.rate),
+        ("micro_batch_size", "micro-batch", units.count),
+        ("global_batch_size", "global batch", units.count),
+        ("precision", "precision", units.text),
         ("launches", "launches", units.count),
         ("launch_spread_frac", "spread", units.fraction),
         ("final_loss", "final loss", units.number),
-        ("marks", "outcome", units.text),
     ]
     return _without_empty(_table(_marked(scaling), columns), "setting", "MFU", "spread")
 

@@ -81,7 +81,7 @@ def count(value: Any) -> str:
 
 def number(value: Any) -> str:
     """A number without unit, to four significant digits."""
-    return UNKNOWN if is_unknown(value) else significant(float(value), 4) if abs(float(value)) >= 1e-3 else f"{value:.2g}"
+    return UNKNOWN if is_unknown(value) else significant(float(value), 4)
 
 
 def text(value: Any) -> str:

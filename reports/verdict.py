@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ class Paragraph:
     """Sentences about one model, scaling and setting."""
 
     heading: str
+    summary: str
     sentences: list[str] = field(default_factory=list)
 
 
@@ -63,47 +65,60 @@ def paragraphs(scaling: pd.DataFrame, ranking: pd.DataFrame) -> list[Paragraph]:
     same = ["model", "scaling", "setting"]
     for (model, kind, setting), cells in scaling.groupby(same, sort=False):
         ranked = ranking[(ranking["model"] == model) & (ranking["scaling"] == kind) & (ranking["setting"] == setting)]
-        paragraph = Paragraph(title(cells))
+        paragraph = Paragraph(title(cells), _summary(ranked))
         for accumulation, rows in ranked.groupby("grad_accum_steps"):
-            paragraph.sentences.append(_fastest(accumulation, rows))
-            paragraph.sentences.append(_efficiency(cells[cells["grad_accum_steps"] == accumulation], accumulation))
+            paragraph.sentences.append(_fastest(int(str(accumulation)), rows))
+            paragraph.sentences.append(
+                _efficiency(cells[cells["grad_accum_steps"] == accumulation], int(str(accumulation)))
+            )
         paragraph.sentences += [*_accumulation(cells), *_did_not_run(cells)]
         found.append(paragraph)
     return found
 
 
-def _fastest(accumulation: object, rows: pd.DataFrame) -> str:
-    parts = []
-    for row in rows.sort_values("world_size").itertuples():
-        figures = f"{units.seconds(row.step_time_s)} a step, {units.rate(row.tokens_per_s)} tokens/s"
-        if row.oversubscribed:
-            figures += ", oversubscribed"
-        if row.num_ok == 1:
-            parts.append(f"at {_ranks(row.world_size)} only {row.fastest} gave a figure ({figures})")
-            continue
-        once = " from one launch" if row.min_launches == 1 else ""
-        near = f"; not resolved{once}: {row.unresolved}" if row.unresolved else ""
-        parts.append(f"at {_ranks(row.world_size)} {row.fastest} ({figures}{near})")
+def _summary(ranked: pd.DataFrame) -> str:
+    """One line: the fastest at the largest world size; accumulations with one and the same answer together."""
+    if ranked.empty:
+        return "no cell gave a figure"
+    largest = ranked[ranked["world_size"] == ranked["world_size"].max()]
+    answers: dict[str, list[str]] = {}
+    for row in largest.to_dict("records"):
+        near = f" (not resolved: {row['unresolved']})" if row["unresolved"] else ""
+        answers.setdefault(f"{row['fastest']}{near}", []).append(str(row["grad_accum_steps"]))
+    told = [f"{answer} with accumulation {', '.join(each)}" for answer, each in answers.items()]
+    return f"fastest measured at {_ranks(largest['world_size'].iloc[0])}: {'; '.join(told)}"
+
+
+def _fastest(accumulation: int, rows: pd.DataFrame) -> str:
+    """The fastest at each world size; world sizes with one and the same answer together."""
+    answers: dict[str, list[str]] = {}
+    for row in rows.sort_values("world_size").to_dict("records"):
+        once = " from one launch" if row["min_launches"] == 1 else ""
+        near = f" (not resolved{once}: {row['unresolved']})" if row["unresolved"] else ""
+        alone = " (no other gave a figure)" if row["num_ok"] == 1 else ""
+        crowded = ", oversubscribed" if row["oversubscribed"] else ""
+        at = f"{_ranks(row['world_size'])} [{units.seconds(row['step_time_s'])} a step{crowded}]"
+        answers.setdefault(f"{row['fastest']}{near}{alone}", []).append(at)
+    parts = [f"{answer} at {', '.join(places)}" for answer, places in answers.items()]
     return f"Fastest measured, accumulation {accumulation}: {'; '.join(parts)}."
 
 
-def _efficiency(cells: pd.DataFrame, accumulation: object) -> str:
+def _efficiency(cells: pd.DataFrame, accumulation: int) -> str:
     """Efficiency at each strategy's largest world size, the best first, against the baseline that is named."""
     known = cells[cells["efficiency"].notna() & (cells["world_size"] != cells["baseline_world_size"])]
     if known.empty:
-        ok = cells[cells["outcome"] == "ok"]
-        if ok["baseline"].isna().all():
+        if cells["baseline"].isna().all():
             why = "no strategy has figures at more than one world size"
         else:
             why = "the cells that could show it, or their baselines, are oversubscribed"
         return f"Efficiency, accumulation {accumulation}: not known, because {why}."
-    largest = known.loc[known.groupby("contender")["world_size"].idxmax()]
-    parts = []
-    for (size, base), rows in largest.groupby(["world_size", "baseline_world_size"]):
-        rows = rows.sort_values("efficiency", ascending=False)
-        each = ", ".join(f"{row.contender} {units.fraction(row.efficiency)}" for row in rows.itertuples())
-        parts.append(f"at {_ranks(size)} against {_ranks(base)} of the same strategy, {each}")
-    return f"Efficiency, accumulation {accumulation}: {'; '.join(parts)}."
+    largest = known.loc[known.groupby("contender")["world_size"].idxmax()].sort_values("efficiency", ascending=False)
+    parts: dict[str, list[str]] = {}
+    for row in largest.to_dict("records"):
+        against = f"at {_ranks(row['world_size'])} against {_ranks(row['baseline_world_size'])} of the same strategy"
+        parts.setdefault(against, []).append(f"{row['contender']} {units.fraction(row['efficiency'])}")
+    told = [f"{against}, {', '.join(each)}" for against, each in parts.items()]
+    return f"Efficiency, accumulation {accumulation}: {'; '.join(told)}."
 
 
 def _accumulation(cells: pd.DataFrame) -> list[str]:
@@ -115,7 +130,9 @@ def _accumulation(cells: pd.DataFrame) -> list[str]:
     at = at[at["grad_accum_steps"] == most].sort_values("accumulation_gain", ascending=False)
     if least == most or at.empty:
         return []
-    each = ", ".join(f"{row.contender} {units.ratio(row.accumulation_gain)}" for row in at.itertuples())
+    each = ", ".join(
+        f"{name} {units.ratio(gain)}" for name, gain in zip(at["contender"], at["accumulation_gain"], strict=True)
+    )
     once = " (a change below 5 % is not resolved from one launch)" if (at["launches"] == 1).any() else ""
     size = _ranks(at["world_size"].iloc[0])
     return [f"Accumulation {most} in place of {least}, tokens/s at {size}: {each}{once}."]
@@ -125,16 +142,17 @@ def _did_not_run(cells: pd.DataFrame) -> list[str]:
     failed = cells[cells["outcome"] != "ok"]
     sentences = []
     for (outcome, reason), rows in failed.groupby(["outcome", failed["reason"].fillna("no reason known")], sort=False):
-        where = []
+        contenders: dict[str, list[str]] = {}
         for (contender, accumulation), same in rows.groupby(["contender", "grad_accum_steps"], sort=False):
             sizes = ", ".join(str(size) for size in sorted(same["world_size"]))
-            noun = "rank" if sizes == "1" else "ranks"
-            where.append(f"{contender} at {sizes} {noun} (accumulation {accumulation})")
-        sentences.append(f"No figure, {outcome} ({reason}): {'; '.join(where)}.")
+            where = f"{sizes} {'rank' if sizes == '1' else 'ranks'} with accumulation {accumulation}"
+            contenders.setdefault(where, []).append(str(contender))
+        told = [f"{', '.join(names)} at {where}" for where, names in contenders.items()]
+        sentences.append(f"No figure, {outcome} ({reason}): {'; '.join(told)}.")
     return sentences
 
 
-def _ranks(size: float) -> str:
+def _ranks(size: Any) -> str:
     return _plural(int(size), "rank")
 
 

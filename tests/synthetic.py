@@ -18,21 +18,21 @@ _launch_numbers = itertools.count()
 
 def environment(cell: Cell, **changes: Any) -> Environment:
     """A two-core machine without GPUs, unless `changes` say otherwise."""
-    fields: dict[str, Any] = dict(
-        device_type="cpu",
-        device_names=[],
-        device_memory_bytes=None,
-        driver=None,
-        cpu="Synthetic CPU @ 2.0 GHz",
-        num_cores=2,
-        memory_bytes=16 * 2**30,
-        platform="Linux-6.1",
-        versions={"torch": "2.7.1", "deepspeed": "0.18.0", "python": "3.11.7"},
-        git_commit="0123456789abcdef",
-        variables={"OMP_NUM_THREADS": "1"},
-        backend="gloo",
-        num_nodes=1,
-    )
+    fields: dict[str, Any] = {
+        "device_type": "cpu",
+        "device_names": [],
+        "device_memory_bytes": None,
+        "driver": None,
+        "cpu": "Synthetic CPU @ 2.0 GHz",
+        "num_cores": 2,
+        "memory_bytes": 16 * 2**30,
+        "platform": "Linux-6.1",
+        "versions": {"torch": "2.7.1", "deepspeed": "0.18.0", "python": "3.11.7"},
+        "git_commit": "0123456789abcdef",
+        "variables": {"OMP_NUM_THREADS": "1"},
+        "backend": "gloo",
+        "num_nodes": 1,
+    }
     return Environment(**{**fields, **changes})
 
 
@@ -82,15 +82,15 @@ def launch(
     window_s = sum(times[0]) if times else 0.0
     place = place or environment(cell)
     phases = Phases(start_s=1.0, import_s=2.0, build_s=0.5, warmup_s=0.75, window_s=window_s, checks_s=0.25)
-    fields: dict[str, Any] = dict(
-        launch_id=f"{next(_launch_numbers):06d}",
-        suite="synthetic",
-        cell=cell,
-        started_at="2026-01-01T00:00:00Z",
-        launcher="deepspeed",
-        outcome="ok",
-        wall_s=window_s + 5.0,
-        work=Work(
+    fields: dict[str, Any] = {
+        "launch_id": f"{next(_launch_numbers):06d}",
+        "suite": "synthetic",
+        "cell": cell,
+        "started_at": "2026-01-01T00:00:00Z",
+        "launcher": "deepspeed",
+        "outcome": "ok",
+        "wall_s": window_s + 5.0,
+        "work": Work(
             num_params=num_params,
             flops_per_token=flops_per_token,
             tokens_per_step=cell.tokens_per_step,
@@ -102,8 +102,8 @@ def launch(
             if replica_distance is None
             else Replicas(largest=replica_distance, mean=replica_distance, num_params=num_params),
         ),
-        environment=place,
-        ranks=[
+        "environment": place,
+        "ranks": [
             RankRecord(
                 rank=rank,
                 local_rank=rank,
@@ -120,7 +120,7 @@ def launch(
             )
             for rank in range(ranks)
         ],
-    )
+    }
     return Record(**{**fields, **changes})
 
 
@@ -149,7 +149,9 @@ def quick(launches: int = 1) -> list[Record]:
         cell = planned.cell
         for number in range(launches):
             if (cell.strategy, cell.grad_accum_steps) == ("zero3", 4):
-                records.append(failure(cell, "crashed", "rank 1 ended with exit code 1", ["Traceback", "KeyError: 'x'"]))
+                records.append(
+                    failure(cell, "crashed", "rank 1 ended with exit code 1", ["Traceback", "KeyError: 'x'"])
+                )
             elif (cell.strategy, cell.world_size, cell.paced) == ("zero2", 8, True):
                 records.append(failure(cell, "timeout", "did not end within 180 s"))
             else:
@@ -176,7 +178,9 @@ def reference(launches: int = 1, steps: int | None = None) -> list[Record]:
             if planned.skip_reason:
                 records.append(failure(cell, "skipped", planned.skip_reason))
             elif memory > 31 * 2**30:
-                records.append(failure(cell, "oom", "CUDA out of memory", ["torch.OutOfMemoryError: CUDA out of memory"]))
+                records.append(
+                    failure(cell, "oom", "CUDA out of memory", ["torch.OutOfMemoryError: CUDA out of memory"])
+                )
             else:
                 compute_s = 8 * size * cell.tokens_per_step / cell.world_size / 50e12
                 traffic_s = (3.0 if cell.strategy == "zero3" else 2.0) * 2 * size * share / 60e9

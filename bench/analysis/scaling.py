@@ -14,14 +14,34 @@ COLUMNS = [
     *("model", "strategy", "scaling", "world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size"),
     *("precision", "outcome", "launches", "step_time_s", "tokens_per_s", "speedup", "efficiency", "baseline"),
     *("peak_memory_bytes", "oversubscribed", "paced", "launches_tried", "launch_spread_frac", "tokens_per_s_per_rank"),
-    *("mfu", "accumulation_gain", "reason", "contender", "setting", "cell_id", "model_options", "seq_len", "profile"),
+    *(
+        "mfu",
+        "accumulation_gain",
+        "reason",
+        "contender",
+        "setting",
+        "keeps",
+        "cell_id",
+        "model_options",
+        "seq_len",
+        "profile",
+    ),
     *("activation_checkpointing", "deepspeed_config", "corpus", "learning_rate", "weight_decay", "seed", "steps"),
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
     "baseline_world_size",
 ]
 
-_TEXT = ["baseline", "reason", "setting", "contender", "deepspeed_config", "device_type", "device_name", "oversubscribed"]
+_TEXT = [
+    "baseline",
+    "reason",
+    "setting",
+    "contender",
+    "deepspeed_config",
+    "device_type",
+    "device_name",
+    "oversubscribed",
+]
 _FLOATS = [
     *("step_time_s", "tokens_per_s", "speedup", "efficiency", "peak_memory_bytes", "launch_spread_frac", "num_params"),
     *("tokens_per_s_per_rank", "mfu", "accumulation_gain", "flops_per_token", "base_memory_bytes", "replica_distance"),
@@ -75,7 +95,7 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
         return table[COLUMNS]
     table = _in_order(table)
     table["setting"] = _settings(table)
-    table["series"] = _series(table)
+    table["series"], table["keeps"] = _series(table)
     _compare(table, "series", "world_size", _against_baseline)
     table["kin"] = _keys(table, [*_SERIES, "world_size", "global_batch_size"]).where(
         table["scaling"] == "strong", _keys(table, [*_SERIES, "world_size", "micro_batch_size"])
@@ -92,7 +112,9 @@ def _cell(tried: list[dict[str, Any]]) -> dict[str, Any]:
     row.update(
         launches=len(ok),
         launches_tried=len(tried),
-        contender=row["strategy"] if pd.isna(row["deepspeed_config"]) else f"{row['strategy']} ({row['deepspeed_config']})",
+        contender=row["strategy"]
+        if pd.isna(row["deepspeed_config"])
+        else f"{row['strategy']} ({row['deepspeed_config']})",
         # On GPUs the launcher, not the user, sets the threads, and some set them by world size: not a setting there.
         threads=row["threads_per_rank"] if row["device_type"] == "cpu" else None,
         **{name: _known(shown, name, statistics.fmean) for name in _MEANS},
@@ -165,14 +187,16 @@ def _keys(table: pd.DataFrame, columns: list[str]) -> pd.Series[str]:
     return pd.Series(["|".join(map(repr, row)) for row in values], index=table.index, dtype=object)
 
 
-def _series(table: pd.DataFrame) -> pd.Series[str]:
-    """The series of each row; see `scaling_table` for what a strong series keeps."""
+def _series(table: pd.DataFrame) -> tuple[pd.Series[str], pd.Series[str]]:
+    """The series of each row, and what it keeps in words; see `scaling_table` for what a strong series keeps."""
     weak = _keys(table, [*_SERIES, "grad_accum_steps", "micro_batch_size"])
     by_accumulation = _keys(table, [*_SERIES, "global_batch_size", "grad_accum_steps"])
-    by_micro_batch = _keys(table, [*_SERIES, "global_batch_size", "micro_batch_size"])
-    partners = table.groupby(by_accumulation)["world_size"].transform("nunique")
-    strong = by_accumulation.where(partners > 1, "micro-batch " + by_micro_batch)
-    return strong.where(table["scaling"] == "strong", weak)
+    by_micro_batch = "micro-batch " + _keys(table, [*_SERIES, "global_batch_size", "micro_batch_size"])
+    partners = [table.groupby(key)["world_size"].transform("nunique") for key in (by_accumulation, by_micro_batch)]
+    keeps_micro_batch = (table["scaling"] == "strong") & (partners[0] == 1) & (partners[1] > 1)
+    series = by_accumulation.where(table["scaling"] == "strong", weak).where(~keeps_micro_batch, by_micro_batch)
+    keeps = "accumulation " + table["grad_accum_steps"].astype(str)
+    return series, keeps.where(~keeps_micro_batch, "micro-batch " + table["micro_batch_size"].astype(str))
 
 
 def _compare(table: pd.DataFrame, by: str, axis: str, write: Any) -> None:

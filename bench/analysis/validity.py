@@ -46,7 +46,8 @@ def judge(launches: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(frame: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
-    return list(zip(frame.index, frame.to_dict("records"), strict=True))
+    rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    return list(zip(frame.index, rows, strict=True))
 
 
 def ranks_missing(row: dict[str, Any]) -> str | None:
@@ -119,7 +120,7 @@ def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
             continue
         rows = [_losses(row) for _, row in _rows(candidates)]
         reference = np.median([losses[: min(map(len, rows))] for losses in rows], axis=0)
-        tolerance = LOSS_TOLERANCE[work[EQUAL_WORK.index("precision")]]
+        tolerance = LOSS_TOLERANCE[str(work[EQUAL_WORK.index("precision")])]
         for index, row in _rows(group):
             losses = _losses(row)
             shared = min(len(losses), len(reference))

@@ -1,0 +1,105 @@
+"""Draws the charts of a report: which ones there are, and several at a time."""
+
+from __future__ import annotations
+
+import gc
+import io
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports import bars, charts
+from reports.style import styles
+
+# Below this many charts, starting other processes takes longer than drawing.
+_CHARTS_WORTH_A_PROCESS = 12
+
+_OF_CELLS: dict[str, Callable[..., Figure | None]] = {
+    "speed": charts.throughput,
+    "scaling": charts.scaling,
+    "accumulation": charts.accumulation,
+    "memory": bars.memory,
+    "mfu": charts.utilisation,
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart to draw: picklable, so that another process can. `name` is that of its files, `alt` what it shows."""
+
+    section: str
+    name: str
+    alt: str
+    draw: Callable[..., Figure | None]
+    arguments: tuple[Any, ...]
+
+
+def wanted(scaling: pd.DataFrame, seconds: pd.DataFrame) -> list[Chart]:
+    """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
+
+    `scaling`: rows of `scaling_table`; `seconds`: rows of `phases`.
+    """
+    looks = styles(scaling["contender"])
+    found: list[Chart] = []
+    for section, draw in _OF_CELLS.items():
+        for (model, kind, setting), cells in scaling.groupby(["model", "scaling", "setting"], sort=False):
+            name = _slug(section, str(model), str(kind), str(setting))
+            found.append(Chart(section, name, f"{section}: {charts.title(cells)}", draw, (cells, looks)))
+    for model, launches in seconds.groupby("model", sort=False):
+        words = ["outside", str(model)]
+        found.append(Chart("outside", _slug(*words), f"seconds of a launch: {words[1]}", bars.outside, (launches,)))
+    # Signs that a file name can't hold are dropped, which may leave two names alike.
+    taken: Counter[str] = Counter()
+    for position, chart in enumerate(found):
+        taken[chart.name] += 1
+        if taken[chart.name] > 1:
+            found[position] = replace(chart, name=f"{chart.name}-{taken[chart.name]}")
+    return found
+
+
+def drawn(wanted: list[Chart]) -> Iterator[tuple[Chart, bytes, str]]:
+    """The charts that have something to show, in order, each as PNG and SVG; by several processes where there are many."""
+    workers = min(4, os.cpu_count() or 1)
+    if len(wanted) < _CHARTS_WORTH_A_PROCESS or workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from _with_result(wanted, map(_draw, wanted))
+        return
+    # Forked, so that no worker imports pandas and matplotlib again.
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=fork, initializer=_collect_seldom) as pool:
+        yield from _with_result(wanted, pool.map(_draw, wanted))
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9.]+", "-", "-".join(words)).strip("-.")[:120]
+
+
+def _draw(chart: Chart) -> tuple[bytes, str] | None:
+    figure = chart.draw(*chart.arguments)
+    if figure is None:
+        return None
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})
+    figure.savefig(svg, format="svg")
+    return png.getvalue(), svg.getvalue()
+
+
+def _with_result(
+    wanted: list[Chart], results: Iterable[tuple[bytes, str] | None]
+) -> Iterator[tuple[Chart, bytes, str]]:
+    for chart, result in zip(wanted, results, strict=True):
+        if result is not None:
+            yield (chart, *result)
+
+
+def _collect_seldom() -> None:
+    """Leave what was there before the fork to itself: matplotlib's many small objects start the collector all the time."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
