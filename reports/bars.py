@@ -77,7 +77,7 @@ def outside(phases: pd.DataFrame) -> Figure | None:
             axis.barh(labels, means[phase] / divisor, left=left / divisor, color=color, height=0.75)
             left = left + means[phase]
         axis.invert_yaxis()
-        axis.set(xlabel=unit)
+        axis.set(xlabel=f"time, {unit}")
         name_panel(axis, "strategy, ranks: mean over its launches")
         axis.grid(False, axis="y")
         present = [phase for phase in seconds if means[phase].max() > 0]

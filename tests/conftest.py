@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench.results.record import Record
 from bench.results.store import read_records
-
-ROOT = Path(__file__).resolve().parents[1]
-
-Scalebench = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "bench", *map(str, arguments)]
-
-
-def command_environment() -> dict[str, str]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "200"}
+from tests.command_line import ROOT, Scalebench, command, command_environment
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,6 @@ _SETTINGS = {
     "learning_rate": "learning rate {}",
     "weight_decay": "weight decay {}",
     "seed": "seed {}",
-    "steps": "{} steps",
     "threads": "threads per rank {}",
 }
 _SERIES = ["model", "contender", "scaling", *_SETTINGS]
@@ -77,11 +76,13 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     step; tokens_per_s = tokens_per_step / step_time_s; launch_spread_frac = slowest / fastest launch - 1, unknown for one
     launch. speedup = tokens_per_s / the baseline's; efficiency = speedup / (world_size / the baseline's world_size).
 
-    A series is all cells that differ in nothing but world size (and, weak, the global batch that grows with it); its
-    baseline is its smallest ok world size, and a series with one ok world size has none. A strong series keeps the global
-    batch and also grad_accum_steps, so that ranks share out the micro-batch; a cell with no such partner at another world
-    size joins the cells of equal global batch and micro-batch, where ranks share out the accumulation. Neither speedup
-    nor efficiency is given where the row or its baseline is oversubscribed: such ranks wait for a core, not for each other.
+    A series is all cells that differ in nothing but world size (and in what follows from it, and in how many steps were
+    measured, which is no other work); its baseline is its smallest ok world size, and a series with one ok world size has
+    none. A weak series keeps grad_accum_steps and micro_batch_size. A strong series keeps the global batch and
+    grad_accum_steps, so that ranks share out the micro-batch; a cell with no such partner at another world size joins the
+    cells of equal global batch and micro-batch, where ranks share out the accumulation; `keeps` says which. Neither
+    speedup nor efficiency is given where the row or its baseline is oversubscribed: such ranks wait for a core, not for
+    each other.
 
     mfu = flops_per_token x tokens_per_s / (world_size x peak of the device at that precision), unknown without a peak
     and for paced models, which do not compute. What is unknown is missing.

@@ -82,7 +82,7 @@ def steps_skipped(row: dict[str, Any]) -> str | None:
 def replicas_differ(row: dict[str, Any]) -> str | None:
     """Why the launch is invalid, if the replicas of a synchronous strategy are further apart than rounding explains."""
     distance, tolerance = row["replica_distance"], REPLICA_TOLERANCE[row["precision"]]
-    if row["strategy"] in DRIFTING or distance is None or (distance <= tolerance or np.isnan(distance)):
+    if row["strategy"] in DRIFTING or distance is None or np.isnan(distance) or distance <= tolerance:
         return None
     return f"replicas differ by {distance:.2g} (relative) at the end, expected at most {tolerance:g}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.launch.process import last_lines
@@ -22,15 +23,26 @@ def num_oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def settle(launch: Launch, folder: Path, status: int | None, wall_s: float, oom_kills: int) -> Record:
-    """The record of an ended launch. `status` is the launcher's exit status, None after a time-out.
+@dataclass(frozen=True)
+class End:
+    """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
+    that were gone first, and how many processes the kernel had killed for memory before it began."""
+
+    status: int | None
+    wall_s: float
+    first_gone: list[int]
+    oom_kills_before: int
+
+
+def settle(launch: Launch, folder: Path, end: End) -> Record:
+    """The record of an ended launch.
 
     Only a whole record says that the launch went well: the deepspeed launcher can exit 0 after a rank was killed.
     """
     path = record_path(folder)
     if path.exists():
-        return read_record(path).model_copy(update={"wall_s": wall_s})
-    outcome, reason, evidence = _diagnose(launch, folder, status, oom_kills)
+        return read_record(path).model_copy(update={"wall_s": end.wall_s})
+    outcome, reason, evidence = _diagnose(launch, folder, end)
     return Record(
         launch_id=launch.launch_id,
         kind=launch.kind,
@@ -43,11 +55,11 @@ def settle(launch: Launch, folder: Path, status: int | None, wall_s: float, oom_
         outcome=outcome,
         reason=reason,
         evidence=evidence,
-        wall_s=wall_s,
+        wall_s=end.wall_s,
     )
 
 
-def _diagnose(launch: Launch, folder: Path, status: int | None, oom_kills: int) -> tuple[Outcome, str, list[str]]:
+def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
     launcher_lines = last_lines(folder / "logs" / "launcher.log")
     failures = read_failures(folder)
     # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
@@ -57,19 +69,20 @@ def _diagnose(launch: Launch, folder: Path, status: int | None, oom_kills: int) 
         reason = f"rank {failure.rank}: {failure.message.splitlines()[0][:300]}"
         return failure.outcome, reason, last_lines(log_path(folder, failure.rank))
     silent = [rank for rank in range(launch.cell.world_size) if rank not in {failure.rank for failure in failures}]
-    if status is None:
+    if end.status is None:
         lines = [f"rank {rank}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
         return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
     signals = [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
     killed = f", killed by signal {signals[0]}" if signals else ""
-    evidence = [line for rank in silent[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
-    who = _name_ranks(silent) if silent and len(silent) < launch.cell.world_size else "the launch"
-    if num_oom_kills() > oom_kills:
+    gone = [rank for rank in end.first_gone if rank in silent] or silent
+    evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
+    who = _name_ranks(gone) if gone and len(gone) < launch.cell.world_size else "the launch"
+    if num_oom_kills() > end.oom_kills_before:
         return "oom", f"{who} ended{killed}: the kernel ran out of memory for this control group", evidence
     if any("bad_alloc" in line for line in evidence):
         return "oom", f"{who} ended{killed}: memory could not be allocated (std::bad_alloc)", evidence
-    return "crashed", f"{who} ended without a record{killed} (launcher's exit status {status})", evidence
+    return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence
 
 
 def _lost_a_peer(message: str) -> bool:

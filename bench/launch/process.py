@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +16,47 @@ import psutil
 
 from bench.errors import LaunchError
 from bench.launch.launcher import MARK
-from bench.results.launch_file import read_failures
+from bench.results.launch_file import process_path, read_failures
 
 POLL_S = 0.1
 GRACE_S = 15.0
 """How long the other ranks may go on after one has failed, to say what they saw, before they are ended."""
 
 
+class RankWatch:
+    """Which ranks of this host ended first: what the launcher does not tell, once it has ended the others."""
+
+    def __init__(self, folder: Path, world_size: int) -> None:
+        self._folder = folder
+        self._unseen = set(range(world_size))
+        self._descriptors: dict[int, int] = {}
+        self.first_gone: list[int] = []
+
+    def look(self) -> None:
+        """Note ranks that started and the first that ended. Costs microseconds: file descriptors of processes."""
+        for rank in list(self._unseen):
+            path = process_path(self._folder, rank)
+            if path.exists():
+                self._unseen.discard(rank)
+                host, _, pid = path.read_text().partition(" ")
+                with contextlib.suppress(ProcessLookupError):
+                    if host == socket.gethostname():
+                        self._descriptors[os.pidfd_open(int(pid))] = rank
+        if not self.first_gone and self._descriptors:
+            ended, _, _ = select.select(list(self._descriptors), [], [], 0)
+            self.first_gone = sorted(self._descriptors[descriptor] for descriptor in ended)
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+
+
 class LaunchProcess:
     """The launcher and all that it started, in a session of their own, so that Ctrl-C reaches this program alone."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, world_size: int) -> None:
+        self.ranks = RankWatch(folder, world_size)
         self._folder = folder
         self._launch_id = environment[MARK]
         self.log = folder / "logs" / "launcher.log"
@@ -54,6 +86,7 @@ class LaunchProcess:
         deadline = time.monotonic() + timeout_s
         failed_at: float | None = None
         while True:
+            self.ranks.look()
             status = self._process.poll()
             if status is not None:
                 return status
@@ -69,25 +102,33 @@ class LaunchProcess:
 
     def end(self) -> None:
         """End every process of the launch, children and those whose parents are gone too."""
-        deadline = time.monotonic() + 10
-        while processes := list(self._members()):
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGKILL)
-            psutil.wait_procs(processes, timeout=1)
-            if time.monotonic() > deadline:
-                raise LaunchError(f"cannot end processes {[process.pid for process in processes]} of {self._folder}")
+        end_processes(self._launch_id)
         self._process.wait()
+        self.ranks.close()
 
-    def _members(self) -> Iterator[psutil.Process]:
-        mine = os.getpid()
-        for process in psutil.process_iter():
-            try:
-                alive = process.pid != mine and process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.environ().get(MARK) == self._launch_id:
-                    yield process
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue  # gone in between, or another user's and so not ours
+
+def end_processes(launch_id: str) -> None:
+    """End every process of this host that carries the launch's id, whoever its parent is now. Raises LaunchError if one
+    can't be ended within ten seconds."""
+    deadline = time.monotonic() + 10
+    while processes := list(_members(launch_id)):
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=1)
+        if time.monotonic() > deadline:
+            raise LaunchError(f"cannot end processes {[process.pid for process in processes]} of launch {launch_id}")
+
+
+def _members(launch_id: str) -> Iterator[psutil.Process]:
+    mine = os.getpid()
+    for process in psutil.process_iter():
+        try:
+            alive = process.pid != mine and process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get(MARK) == launch_id:
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # gone in between, or another user's and so not ours
 
 
 def last_lines(path: Path, num_lines: int = 12) -> list[str]:

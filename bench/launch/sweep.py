@@ -21,8 +21,8 @@ from bench.errors import LaunchError, RecordError
 from bench.launch.hostfile import Hostfile
 from bench.launch.launcher import LauncherName, free_port, launch_command, launch_environment
 from bench.launch.machine import Machine
-from bench.launch.outcome import num_oom_kills, settle
-from bench.launch.process import LaunchProcess
+from bench.launch.outcome import End, num_oom_kills, settle
+from bench.launch.process import LaunchProcess, end_processes
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
@@ -138,8 +138,13 @@ class Sweep:
                 shutil.rmtree(path.parent)
 
     def clear_leftovers(self) -> None:
-        """Remove launch folders without a record: a run was killed in the middle of them, and nothing reads them."""
+        """Remove launch folders without a record: a run was killed in the middle of them, and nothing reads them.
+
+        Its ranks may still be at it, because nobody was left to end them.
+        """
         for path in self.folder.glob(f"*/*/{LAUNCH_NAME}"):
+            if not record_path(path.parent).exists():
+                end_processes(path.parent.name)
             if not record_path(path.parent).exists():
                 shutil.rmtree(path.parent)
 
@@ -203,7 +208,8 @@ class Sweep:
         started = time.monotonic()
         process: LaunchProcess | None = None
         try:
-            process = LaunchProcess(command, launch_environment(self.machine, task.cell, launch_id), folder)
+            environment = launch_environment(self.machine, task.cell, launch_id)
+            process = LaunchProcess(command, environment, folder, task.cell.world_size)
             status = process.wait(task.settings.timeout_s, tick)
         except BaseException:
             if process is not None:
@@ -215,7 +221,7 @@ class Sweep:
                     folder.parent.rmdir()
             raise
         process.end()
-        record = settle(launch, folder, status, time.monotonic() - started, oom_kills)
+        record = settle(launch, folder, End(status, time.monotonic() - started, process.ranks.first_gone, oom_kills))
         write_record(record_path(folder), record)
         return record
 

@@ -55,6 +55,11 @@ def log_path(folder: Path, rank: int) -> Path:
     return folder / "logs" / f"rank_{rank}.log"
 
 
+def process_path(folder: Path, rank: int) -> Path:
+    """Where a rank writes its host and process id at its start, so that it can be watched."""
+    return folder / f"rank_{rank}.pid"
+
+
 def failure_path(folder: Path, rank: int) -> Path:
     return folder / f"failure_{rank}.json"
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bench.errors import LaunchError, RecordError
-from bench.results.record import SCHEMA_VERSION, Record
+from bench.results.record import SCHEMA_VERSION, Record, Replicas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,7 +231,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 num_skipped_steps=work.num_skipped_steps,
                 num_params=work.num_params,
                 flops_per_token=work.flops_per_token,
-                replica_distance=None if work.replicas is None else work.replicas.largest,
+                # Missing means that nothing is replicated; a distance that is not a number must not look the same.
+                replica_distance=_largest_distance(work.replicas),
             )
             phases = record.ranks[0].phases
             row.update(phases.model_dump())
@@ -243,6 +245,12 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 row["oversubscribed"] = False
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=FRAME_COLUMNS)
+
+
+def _largest_distance(replicas: Replicas | None) -> float | None:
+    if replicas is None:
+        return None
+    return math.inf if math.isnan(replicas.largest) else replicas.largest
 
 
 FRAME_COLUMNS = [
