@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import bars, charts
-from reports.style import styles
+from reports.style import look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
 _CHARTS_WORTH_A_PROCESS = 12
@@ -86,8 +86,9 @@ def _draw(chart: Chart) -> tuple[bytes, str] | None:
     if figure is None:
         return None
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})
-    figure.savefig(svg, format="svg")
+    with look():
+        figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})
+        figure.savefig(svg, format="svg")
     return png.getvalue(), svg.getvalue()
 
 

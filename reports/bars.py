@@ -48,7 +48,6 @@ def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             name_panel(axis, keeps)
             axis.set(xlabel=RANKS, ylabel="" if column else f"peak memory, {unit}", ylim=(0, highest * 1.08))
             axis.set(xticks=list(places.values()), xticklabels=list(places), xlim=(-0.6, len(places) - 0.4))
-            axis.grid(False, axis="x")
             if column:
                 axis.tick_params(axis="y", labelleft=False)
         hatched = Patch(facecolor="#999999", edgecolor="white", hatch="////", label="before the model was built")
@@ -74,12 +73,14 @@ def outside(phases: pd.DataFrame) -> Figure | None:
         axis = axes[0, 0]
         left = pd.Series(0.0, index=means.index)
         for phase, (_, color) in _PHASES.items():
-            axis.barh(labels, means[phase] / divisor, left=left / divisor, color=color, height=0.75)
+            axis.barh(range(len(means)), means[phase] / divisor, left=left / divisor, color=color, height=0.75)
             left = left + means[phase]
+        axis.set_yticks(range(len(means)), labels)
         axis.invert_yaxis()
         axis.set(xlabel=f"time, {unit}")
         name_panel(axis, "strategy, ranks: mean over its launches")
         axis.grid(False, axis="y")
+        axis.grid(True, axis="x")
         present = [phase for phase in seconds if means[phase].max() > 0]
         legend(figure, {}, [Patch(color=_PHASES[phase][1], label=_PHASES[phase][0]) for phase in present])
     return figure

@@ -92,11 +92,11 @@ def utilisation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
 
 
 def accumulation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Tokens per second against accumulation, a panel a world size; for cells measured at several accumulations."""
+    """Tokens per second against accumulation, at the smallest and the largest world size measured at several."""
     shown = cells[cells["accumulation_gain"].notna()]
     if shown.empty:
         return None
-    sizes = sorted(shown["world_size"].unique())
+    sizes = sorted({shown["world_size"].min(), shown["world_size"].max()})
     with panels(1, len(sizes), f"Effect of accumulation on {title(cells)}", notes(shown)) as (figure, axes):
         for column, size in enumerate(sizes):
             panel = shown[shown["world_size"] == size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; their black is made grey, or its bars would outweigh all
 # others. Markers tell them apart in print without colours.
@@ -42,7 +42,11 @@ _LOOK = {
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
     "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],
+    # The first comes with matplotlib and sets the layout; a browser without it takes one of the others.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    # Text stays text: half the size, and it can be found and copied.
+    "svg.fonttype": "none",
+    "axes.grid.axis": "y",
 }
 
 
@@ -60,6 +64,11 @@ def styles(contenders: Iterable[str]) -> dict[str, Style]:
     others = [name for name in names if name not in _KNOWN]
     given = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
     return {name: Style(*(_KNOWN.get(name) or given[name])) for name in names}
+
+
+def look() -> AbstractContextManager[None]:
+    """The settings that a figure of this room is made and saved under."""
+    return matplotlib.rc_context(_LOOK)
 
 
 @contextmanager
@@ -83,13 +92,14 @@ def panels(
     lines = textwrap.wrap(notes, int(wide * 15.5))
     top = _TOP + 0.17 * len(lines)
     high = top + rows * panel_height + (rows - 1) * _BETWEEN_Y + _BOTTOM
-    with matplotlib.rc_context(_LOOK):
+    with look():
         figure = Figure(figsize=(wide, high), facecolor="white")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat:
             # Fixed places: looking for free ones takes matplotlib a quarter of a report's time.
             axis.xaxis.set_label_coords(0.5, -0.3 / panel_height)
             axis.yaxis.set_label_coords(-0.55 / panel_width, 0.5)
+            axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         figure.subplots_adjust(
             left=left / wide,
             right=1 - _RIGHT / wide,

@@ -75,7 +75,10 @@ def write(folder: Path, content: Any) -> str:
         ({"zero_optimization": {"stage": 1}}, ["stage 1", "zero2", "write strategy zero1"]),
         ({"zero_optimization": {"stage": 2}, "elasticity": {}}, ["elasticity"]),
         ({"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": 7}, ["micro_batch_size 7", "3"]),
-        ({"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": -7}, ["train_micro_batch_size_per_gpu", "-7"]),
+        (
+            {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": -7},
+            ["train_micro_batch_size_per_gpu", "-7"],
+        ),
         ({"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": 2}, ["grad_accum_steps 2", "4"]),
         ({"zero_optimization": {"stage": 2}, "train_batch_size": 25}, ["train_batch_size 25", "24"]),
         ({"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}}, ["precision 'fp16'", "'fp32'"]),

@@ -61,14 +61,22 @@ def test_shipped_suites_hold_what_they_promise() -> None:
     [
         ("grids:\n  - {model: gpt-nani, strategy: ddp, world_size: 1}", 2, ["gpt-nani", "did you mean 'gpt-nano'"]),
         ("grids:\n  - model: gpt-nano\n    strategy: zerro2\n    world_size: 1", 3, ["zerro2", "did you mean 'zero2'"]),
-        ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    wold_size: 1", 4, ["wold_size", "did you mean 'world_size'"]),
+        (
+            "grids:\n  - model: gpt-nano\n    strategy: ddp\n    wold_size: 1",
+            4,
+            ["wold_size", "did you mean 'world_size'"],
+        ),
         ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: -2", 4, ["world_size", "-2", "greater"]),
         ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: two", 4, ["world_size", "'two'", "integer"]),
         ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: 1.5", 4, ["world_size", "1.5", "integer"]),
         ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: true", 4, ["world_size", "True", "integer"]),
         ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: []", 4, ["world_size", "empty"]),
         ("grids:\n  - model: gpt-nano\n    strategy: ddp", 2, ["world_size", "missing"]),
-        ("defaults:\n  precision: fp8\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}", 2, ["fp8", "fp32"]),
+        (
+            "defaults:\n  precision: fp8\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}",
+            2,
+            ["fp8", "fp32"],
+        ),
         ("grids: []", 1, ["grids", "empty"]),
         ("name: x", 1, ["grids", "empty"]),
         ("grid:\n  - {}", 1, ["grid", "did you mean 'grids'"]),
@@ -80,7 +88,11 @@ def test_shipped_suites_hold_what_they_promise() -> None:
         ("grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1, seq_len: 9999}", 2, ["seq_len", "at most 256"]),
         ("name: ../x\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}", 1, ["name", "../x"]),
         ("seed: -1\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}", 1, ["seed", "-1"]),
-        ("grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: 1\n    timeout_s: 0", 5, ["timeout_s", "greater"]),
+        (
+            "grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: 1\n    timeout_s: 0",
+            5,
+            ["timeout_s", "greater"],
+        ),
         (
             "grids:\n  - model: gpt-nano\n    model_options: {layers: 3}\n    strategy: ddp\n    world_size: 1",
             3,
@@ -92,7 +104,11 @@ def test_shipped_suites_hold_what_they_promise() -> None:
             ["global_batch_size", "strong"],
         ),
         ("grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1, scaling: strong}", 2, ["global_batch_size"]),
-        ("grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1, model_options: !!python/object:os.system {}}", 2, ["YAML"]),
+        (
+            "grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1, model_options: !!python/object:os.system {}}",
+            2,
+            ["YAML"],
+        ),
     ],
 )
 def test_a_wrong_suite_says_where_and_what(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
@@ -152,7 +168,9 @@ scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 9), st.floats(), st.text(max_size=12), st.just("$(touch pwned)")
 )
 values = st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.text(max_size=5), scalars, max_size=2))
-names = st.one_of(st.sampled_from([*Cell.model_fields, "grids", "defaults", "launches", "timeout_s"]), st.text(max_size=8))
+names = st.one_of(
+    st.sampled_from([*Cell.model_fields, "grids", "defaults", "launches", "timeout_s"]), st.text(max_size=8)
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -89,7 +89,9 @@ def test_a_folder_takes_one_writer(tmp_path: Path) -> None:
 def full_disk(tmp_path: Path) -> Path:
     mount = tmp_path / "small"
     mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, check=False
+    )
     if made.returncode != 0:
         pytest.skip(f"a small tmpfs needs root and CAP_SYS_ADMIN: {made.stderr.decode().strip()}")
     yield mount

@@ -80,7 +80,9 @@ def test_records_hold_what_was_asked_and_measured(equal_work: EqualWork) -> None
             assert rank.peak_memory_bytes >= rank.base_memory_bytes > 50 * 2**20
             phases = rank.phases
             assert phases.start_s is not None
-            told = phases.start_s + phases.import_s + phases.build_s + phases.warmup_s + phases.window_s + phases.checks_s
+            told = (
+                phases.start_s + phases.import_s + phases.build_s + phases.warmup_s + phases.window_s + phases.checks_s
+            )
             assert told < record.wall_s
         assert record.environment.backend == "gloo"
         assert record.environment.versions["torch"] == torch.__version__
@@ -98,7 +100,9 @@ def test_zero_sends_the_resolved_file_with_buckets_scaled_to_the_model(equal_wor
         assert config["gradient_accumulation_steps"] == record.cell.grad_accum_steps
         assert config["optimizer"]["params"]["lr"] == 0.001
         if record.cell.strategy != "zero0":
-            assert config["zero_optimization"]["reduce_bucket_size"] * 8 == pytest.approx(record.work.num_params, rel=1e-3)
+            assert config["zero_optimization"]["reduce_bucket_size"] * 8 == pytest.approx(
+                record.work.num_params, rel=1e-3
+            )
 
 
 def test_zero3_shards_its_matrices(equal_work: EqualWork) -> None:

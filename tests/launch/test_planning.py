@@ -1,0 +1,115 @@
+"""Hosts, devices, order and commands, before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import LaunchError, RecordError
+from bench.launch.hostfile import read_hostfile
+from bench.launch.launcher import launch_command, launch_environment
+from bench.launch.machine import Machine
+from bench.launch.sweep import Sweep
+from bench.plan.cell import Cell
+from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+
+CPU = Machine("cpu", 8)
+V100 = Machine("cuda", 8, ("Tesla V100-SXM2-32GB",) * 8, (7, 0))
+CELL = Cell(model="gpt-nano", strategy="ddp", world_size=4)
+
+
+def hostfile(folder: Path, text: str) -> Path:
+    path = folder / "hosts"
+    path.write_text(text)
+    return path
+
+
+def test_a_hostfile_is_read_in_order(tmp_path: Path) -> None:
+    hosts = read_hostfile(hostfile(tmp_path, "# four boxes\nb slots=8\n\na slots=8  # second\n"))
+    assert list(hosts.slots) == ["b", "a"] and hosts.num_slots == 16
+    assert hosts.placement(8) == (1, 8)
+    assert hosts.placement(16) == (2, 8)
+    assert hosts.placement(12) == (2, 6)
+    assert hosts.placement(17) is None
+
+
+def test_unequal_slots_are_never_filled_unequally(tmp_path: Path) -> None:
+    hosts = read_hostfile(hostfile(tmp_path, "a slots=4\nb slots=2\n"))
+    assert hosts.placement(4) == (1, 4)
+    assert hosts.placement(6) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["a slots=x", "a slots=0", "a", "a slots=2\na slots=2", "", "# none", "a;rm slots=1", "$(id) slots=1"]
+)
+def test_a_wrong_hostfile_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(LaunchError, match="hosts"):
+        read_hostfile(hostfile(tmp_path, text))
+
+
+def test_the_shipped_hostfile_is_the_reference_machine() -> None:
+    hosts = read_hostfile(Path(__file__).parents[2] / "hostfile")
+    assert hosts.slots == {"localhost": 8} and hosts.is_this_host
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    file = Path("results/launch.json")
+    local = launch_command("deepspeed", CELL, file, 1234, None)
+    assert local[1:] == [
+        *("--hostfile", "/dev/null", "--num_gpus", "4", "--master_addr", "127.0.0.1", "--master_port", "1234"),
+        *("--module", "bench.worker.train", "--from-launch", "results/launch.json"),
+    ]
+    torchrun = launch_command("torchrun", CELL, file, 1234, None)
+    assert torchrun[1:3] == ["--nproc_per_node", "4"]
+    two = read_hostfile(hostfile(tmp_path, "a slots=2\nb slots=2"))
+    many = launch_command("deepspeed", CELL, file, 1234, two)
+    assert "--num_nodes 2 --num_gpus 2 --master_addr a" in " ".join(many)
+    with pytest.raises(LaunchError, match="one host only"):
+        launch_command("torchrun", CELL, file, 1234, two)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1,0")
+    assert "--include localhost:7,5,3,1 " in " ".join(launch_command("deepspeed", CELL, file, 1234, None))
+
+
+def test_threads_and_accelerator_reach_the_ranks() -> None:
+    environment = launch_environment(CPU, CELL, "id")
+    assert environment["OMP_NUM_THREADS"] == "1" and environment["DS_ACCELERATOR"] == "cpu"
+    assert environment["SCALEBENCH_LAUNCH_ID"] == "id"
+    two = launch_environment(CPU, CELL.model_copy(update={"threads_per_rank": 2}), "id")
+    assert two["OMP_NUM_THREADS"] == "2"
+
+
+def test_precisions_that_a_device_lacks_are_refused() -> None:
+    def reason(machine: Machine, precision: str) -> str | None:
+        return machine.refusal(Cell.model_validate({**CELL.model_dump(), "precision": precision}))
+
+    assert "fp16 is refused on CPU" in str(reason(CPU, "fp16"))
+    assert reason(CPU, "bf16") is None and reason(CPU, "fp32") is None
+    assert "capability 7.0" in str(reason(V100, "bf16"))
+    assert reason(V100, "fp16") is None
+    assert reason(Machine("cuda", 1, ("NVIDIA H200",), (9, 0)), "bf16") is None
+
+
+def sweep_of(folder: Path, launches: int, seed: int = 0, machine: Machine = CPU) -> Sweep:
+    cells = [Cell(model="gpt-nano", strategy=s, world_size=w) for s in ("ddp", "zero2") for w in (1, 2, 16)]
+    planned = tuple(PlannedCell(cell, LaunchSettings(launches=launches)) for cell in cells)
+    return Sweep(Suite("mine", "", seed, planned), machine, "deepspeed", folder)
+
+
+def test_rounds_hold_every_cell_once_in_an_order_of_their_own(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, launches=5)
+    assert len(sweep.tasks) == 20 and [cell.world_size for cell, _ in sweep.skipped] == [16, 16]
+    rounds = [[task.cell.id for task in sweep.tasks[i : i + 4]] for i in range(0, 20, 4)]
+    assert all(sorted(one) == sorted(rounds[0]) for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+    assert [task.sequence for task in sweep.tasks] == list(range(20))
+    assert sweep_of(tmp_path, launches=5).tasks == sweep.tasks
+    assert sweep_of(tmp_path, launches=5, seed=1).tasks != sweep.tasks
+
+
+def test_a_folder_of_another_suite_or_device_is_refused(tmp_path: Path) -> None:
+    sweep_of(tmp_path, launches=1).prepare_folder()
+    sweep_of(tmp_path, launches=1).prepare_folder()
+    with pytest.raises(RecordError, match="device_type 'cpu', this run is 'cuda'"):
+        sweep_of(tmp_path, launches=1, machine=V100).prepare_folder()

@@ -1,0 +1,85 @@
+"""The command as a user types it: plans, and errors of one line with exit 2."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Scalebench
+
+
+def test_dry_run_prints_exact_commands_and_runs_nothing(tmp_path: Path, scalebench: Scalebench) -> None:
+    output = tmp_path / "out"
+    done = scalebench("run", "quick", "--dry-run", "--json", "--device", "cpu", "--output", output)
+    assert done.returncode == 0 and not output.exists()
+    plan = json.loads(done.stdout)
+    assert len(plan) == 23 and all(entry["outcome"] is None for entry in plan)
+    for entry in plan:
+        words = shlex.split(entry["command"])
+        assert words[0].endswith("deepspeed") or words[1:3] == ["-m", "deepspeed.launcher.runner"]
+        assert words[words.index("--module") + 1] == "bench.worker.train"
+        assert words[words.index("--num_gpus") + 1] in entry["cell"].split("_w")[1].split("_")[0]
+
+
+def test_cells_that_cannot_run_here_are_skipped_with_the_reason(scalebench: Scalebench) -> None:
+    done = scalebench("run", "v100-8", "--dry-run", "--json", "--device", "cpu")
+    plan = json.loads(done.stdout)
+    assert len(plan) == 480 and {entry["outcome"] for entry in plan} == {"skipped"}
+    assert all("fp16 is refused on CPU" in entry["reason"] for entry in plan)
+    done = scalebench("run", "quick", "--dry-run", "--json", "--device", "cpu", "--slots", "2")
+    skipped = [entry for entry in json.loads(done.stdout) if entry["outcome"] == "skipped"]
+    assert len(skipped) == 4
+    assert all("there are 2" in entry["reason"] for entry in skipped)
+
+
+def test_a_run_of_which_nothing_can_be_launched_fails_and_says_so(tmp_path: Path, scalebench: Scalebench) -> None:
+    suite = tmp_path / "half.yaml"
+    suite.write_text("grids:\n  - {model: gpt-nano, strategy: [ddp, zero1], world_size: 1, precision: fp16}")
+    done = scalebench("run", suite, "--device", "cpu", "--output", tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    assert "every cell was skipped" in done.stderr
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "fp16 is refused on CPU" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "qick"], "did you mean 'quick'"),
+        (["run", "absent.yaml"], "neither a file nor a shipped suite"),
+        (["run", "quick", "--launcher", "slurmm"], "--launcher: found 'slurmm'"),
+        (["run", "quick", "--device", "tpu"], "--device: found 'tpu'"),
+        (["run", "quick", "--device", "cuda"], "--device cuda"),
+        (["run", "quick", "--hostfile", "absent", "--dry-run"], "cannot read hostfile absent"),
+        (["report", "absent"], "absent is not a folder"),
+        (["run", "--nonsense"], "nonsense"),
+        (["rum"], "rum"),
+    ],
+)
+def test_bad_input_exits_2(scalebench: Scalebench, arguments: list[str], words: str) -> None:
+    done = scalebench(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nothing_of_a_suite_reaches_a_shell(tmp_path: Path, scalebench: Scalebench) -> None:
+    evil = "$(touch pwned);`touch pwned`"
+    folder = tmp_path / evil.replace("/", "")
+    folder.mkdir()
+    suite = folder / "evil.yaml"
+    suite.write_text(
+        f"description: '{evil}'\ngrids:\n  - {{model: 'hf:{evil}', strategy: ddp, world_size: 1, seq_len: 8, timeout_s: 60}}"
+    )
+    done = scalebench("run", suite, "--device", "cpu", "--output", folder / "out", cwd=Path(__file__).parents[1])
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "crashed" in done.stderr
+    assert not list(tmp_path.rglob("pwned")) and not (Path(__file__).parents[1] / "pwned").exists()
+
+
+def test_help_has_examples(scalebench: Scalebench) -> None:
+    for verb in ("run", "report"):
+        done = scalebench(verb, "--help")
+        assert done.returncode == 0 and f"Example: scalebench {verb}" in " ".join(done.stdout.split())
