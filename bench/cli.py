@@ -66,14 +66,11 @@ def run(
 
     Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
     """
-    from rich.console import Console
-
     from bench.errors import LaunchError, nearest
     from bench.launch.hostfile import read_hostfile
     from bench.launch.machine import detect
     from bench.launch.sweep import Interrupted, Sweep
     from bench.plan.suite import load_suite
-    from bench.progress import SweepProgress
     from bench.results.store import locked
 
     for flag, value, allowed in (
@@ -90,7 +87,9 @@ def run(
     if dry_run:
         _print_plan(sweep, as_json)
         return
-    console = Console(stderr=as_json, soft_wrap=True)
+    from bench.progress import SweepProgress
+
+    console = _console(stderr=as_json)
     with locked(folder):
         sweep.prepare_folder()
         sweep.clear_leftovers()
@@ -117,6 +116,14 @@ def run(
     failed = _finish(folder, sweep, console, report, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _console(stderr: bool = False) -> Console:
+    """Where text goes. A pipe has no width of its own; the tables need 120 columns."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, soft_wrap=True)
+    return console if console.is_terminal else Console(stderr=stderr, soft_wrap=True, width=max(120, console.width))
 
 
 def _print_plan(sweep: Sweep, as_json: bool) -> None:
@@ -177,15 +184,13 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write FOLDER/report: tables, charts, and one self-contained page."""
-    from rich.console import Console
-
     from bench.publish import headline, publish
 
     page = publish(folder)
     if as_json:
         print(json.dumps({"folder": str(folder), "report": str(page)}))
         return
-    console = Console(soft_wrap=True)
+    console = _console()
     console.print(headline(folder))
     console.print(f"report: {page}", markup=False, highlight=False)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 from bench.plan.cell import Cell
 from bench.plan.suite import load_suite
 from bench.results.record import Environment, Outcome, Phases, RankRecord, Record, Replicas, Work
-from bench.results.store import RECORD_NAME, write_record
+from bench.results.store import RECORD_NAME, record_text, write_record
 
 V100 = "Tesla V100-SXM2-32GB"
 _launch_numbers = itertools.count()
@@ -208,12 +207,8 @@ def write(folder: Path, records: list[Record]) -> Path:
 
 def write_fast(folder: Path, records: list[Record]) -> Path:
     """The same files without fsync: for a benchmark that reads a thousand of them and is not about writing."""
-    import hashlib
-
     for record in records:
-        content = record.model_dump(mode="json")
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
         path = folder / record.cell.id / record.launch_id / RECORD_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"schema_version": record.schema_version, "sha256": digest, "record": content}))
+        path.write_text(record_text(record))
     return folder
