@@ -36,6 +36,11 @@ def _without_empty(table: pd.DataFrame, *titles: str) -> pd.DataFrame:
     return table.drop(columns=[title for title in titles if bool((table[title] == units.UNKNOWN).all())])
 
 
+def _names(value: str) -> str:
+    """A list of names; none is known to be none, which is not the en dash of the unknown."""
+    return value or "none"
+
+
 def marks(row: Any) -> str:
     """What must be known beside a row's figures: how it ended if not well, and what its figures don't stand for."""
     words = [] if row.outcome == "ok" else [str(row.outcome)]
@@ -90,8 +95,8 @@ def fastest(ranking: pd.DataFrame) -> pd.DataFrame:
         *(column for column in _CELL if column[0] != "contender"),
         ("fastest", "fastest measured", units.text),
         *_SPEED,
-        ("unresolved", "not resolved", units.text),
-        ("slower", "slower", units.text),
+        ("unresolved", "not resolved", _names),
+        ("slower", "slower", _names),
         ("slowest_ratio", "fastest / slowest", units.ratio),
     ]
     return _without_empty(_table(ranking, columns), "setting")
@@ -149,7 +154,7 @@ def environment(environment: pd.DataFrame) -> pd.DataFrame:
             for name, value in zip(environment["property"], environment["value"], strict=True)
         ],
         property=environment["property"].str.removesuffix(", bytes"),
-        note=environment["differs"].map({True: "differs between launches", False: ""}),
+        note=environment["differs"].map({True: "differs between launches", False: "the same for all that know it"}),
     )
     columns: list[Column] = [
         ("property", "property", units.text),
@@ -157,4 +162,5 @@ def environment(environment: pd.DataFrame) -> pd.DataFrame:
         ("launches", "launches", units.count),
         ("note", "note", units.text),
     ]
-    return _without_empty(_table(shown, columns), "note")
+    table = _table(shown, columns)
+    return table if bool(environment["differs"].any()) else table.drop(columns="note")

@@ -97,11 +97,11 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     table = _in_order(table)
     table["setting"] = _settings(table)
     table["series"], table["keeps"] = _series(table)
-    _compare(table, "series", "world_size", _against_baseline)
+    _against_baseline(table)
     table["kin"] = _keys(table, [*_SERIES, "world_size", "global_batch_size"]).where(
         table["scaling"] == "strong", _keys(table, [*_SERIES, "world_size", "micro_batch_size"])
     )
-    _compare(table, "kin", "grad_accum_steps", _against_least_accumulation)
+    _against_least_accumulation(table)
     return table[COLUMNS]
 
 
@@ -156,11 +156,11 @@ def _mfu(row: dict[str, Any]) -> float | None:
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Small models before large, then by name, scaling, accumulation, strategy and world size."""
+    """Small models before large, paced ones last, then by name, scaling, accumulation, strategy and world size."""
     # A model that never ran has no known size and comes last.
     size = table.groupby("model")["num_params"].transform("max").fillna(float("inf"))
     order = ["model", "scaling", "grad_accum_steps", "contender", "world_size"]
-    return table.assign(size=size).sort_values(["size", *order], kind="stable", ignore_index=True)
+    return table.assign(size=size).sort_values(["paced", "size", *order], kind="stable", ignore_index=True)
 
 
 def _settings(table: pd.DataFrame) -> pd.Series[str]:
@@ -200,28 +200,34 @@ def _series(table: pd.DataFrame) -> tuple[pd.Series[str], pd.Series[str]]:
     return series, keeps.where(~keeps_micro_batch, "micro-batch " + table["micro_batch_size"].astype(str))
 
 
-def _compare(table: pd.DataFrame, by: str, axis: str, write: Any) -> None:
-    """Hand each group that has ok rows at more than one value of `axis`, and its least row, to `write`."""
-    ok = table[table["outcome"] == "ok"]
-    for _, group in ok.groupby(by, sort=False):
-        if group[axis].nunique() > 1:
-            least = group[group[axis] == group[axis].min()]
-            # Of several cells at the least value, the fastest is the hardest to beat.
-            write(table, group, least.loc[least["tokens_per_s"].idxmax()])
+def _base(table: pd.DataFrame, by: str, axis: str) -> pd.DataFrame:
+    """What each ok row is compared with: the ok row of its group at the least value of `axis`, in the row's own place.
+
+    Of several cells at that value it is the fastest, which is the hardest to beat. Rows of a group with one value of
+    `axis` have nothing to be compared with and are left out.
+    """
+    ok = table[table["outcome"] == "ok"].sort_values([axis, "tokens_per_s"], ascending=[True, False], kind="stable")
+    groups = ok.groupby(by, sort=False)
+    names = ["contender", "scaling", "world_size", "grad_accum_steps", "tokens_per_s", "oversubscribed"]
+    return groups[names].transform("first")[groups[axis].transform("nunique") > 1]
 
 
-def _against_baseline(table: pd.DataFrame, series: pd.DataFrame, base: pd.Series[Any]) -> None:
-    table.loc[series.index, "baseline"] = (
-        f"{base['contender']} at world_size {base['world_size']}, {base['scaling']}, accumulation {base['grad_accum_steps']}"
-    )
-    table.loc[series.index, "baseline_world_size"] = base["world_size"]
-    fair = series[~series["oversubscribed"].astype(bool)]
-    if not base["oversubscribed"]:
-        speedup = fair["tokens_per_s"] / base["tokens_per_s"]
-        table.loc[fair.index, "speedup"] = speedup
-        table.loc[fair.index, "efficiency"] = speedup / (fair["world_size"] / base["world_size"])
+def _against_baseline(table: pd.DataFrame) -> None:
+    """baseline, speedup and efficiency, each row's against the smallest world size of its series."""
+    base = _base(table, "series", "world_size")
+    rows = table.loc[base.index]
+    table.loc[base.index, "baseline"] = [
+        f"{name} at world_size {size}, {kind}, accumulation {accumulation}"
+        for name, kind, size, accumulation in base.iloc[:, :4].itertuples(index=False, name=None)
+    ]
+    table.loc[base.index, "baseline_world_size"] = base["world_size"].astype(float)
+    fair = ~(rows["oversubscribed"].astype(bool) | base["oversubscribed"].astype(bool))
+    speedup = (rows["tokens_per_s"] / base["tokens_per_s"])[fair]
+    table.loc[speedup.index, "speedup"] = speedup
+    table.loc[speedup.index, "efficiency"] = speedup / (rows["world_size"] / base["world_size"])[fair]
 
 
-def _against_least_accumulation(table: pd.DataFrame, kin: pd.DataFrame, base: pd.Series[Any]) -> None:
+def _against_least_accumulation(table: pd.DataFrame) -> None:
     """accumulation_gain: tokens_per_s over that of the same cell at the least accumulation measured."""
-    table.loc[kin.index, "accumulation_gain"] = kin["tokens_per_s"] / base["tokens_per_s"]
+    base = _base(table, "kin", "grad_accum_steps")
+    table.loc[base.index, "accumulation_gain"] = table.loc[base.index, "tokens_per_s"] / base["tokens_per_s"]

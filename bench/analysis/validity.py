@@ -23,6 +23,12 @@ EQUAL_WORK = [
     "precision",
 ]
 
+# What the gates look at.
+_ASKED = [
+    *("strategy", "precision", "world_size", "num_ranks", "steps", "num_steps", "num_timed_steps", "losses"),
+    *("num_skipped_steps", "replica_distance"),
+]
+
 
 def judge(launches: pd.DataFrame) -> pd.DataFrame:
     """The launches, with outcome "invalid" and a reason for each that is ok but may not be believed.
@@ -46,7 +52,7 @@ def judge(launches: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(frame: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
-    rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    rows = [{str(name): value for name, value in row.items()} for row in frame[_ASKED].to_dict("records")]
     return list(zip(frame.index, rows, strict=True))
 
 
