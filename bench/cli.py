@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.launch.sweep import Sweep
-    from bench.results.record import Record
+    from bench.publish import Findings
 
 app = typer.Typer(
     name="scalebench",
@@ -144,38 +144,33 @@ def _print_plan(sweep: Sweep, as_json: bool) -> None:
 
 
 def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
-    """Report on a sweep that is through; whether a launch of it failed."""
-    from bench.publish import headline, publish
-    from bench.results.store import read_records
+    """Say what a sweep that is through came to; whether a launch of it failed or is not valid."""
+    from bench.publish import examine
 
+    findings = examine(folder)
     wanted = {task.cell.id for task in sweep.tasks} | {cell.id for cell, _ in sweep.skipped}
-    records = [record for record in read_records(folder) if record.cell.id in wanted]
-    failed = [record for record in records if record.outcome not in ("ok", "skipped")]
-    page = publish(folder) if report else None
-    if as_json:
-        print(
-            json.dumps(
-                {"folder": str(folder), "report": str(page) if page else None, "launches": [_brief(r) for r in records]}
-            )
-        )
-    else:
-        console.print(headline(folder))
-        if page is not None:
-            console.print(f"report: {page}", markup=False, highlight=False)
-    for record in failed:
-        print(f"{record.outcome}: {record.cell.id}: {record.reason}", file=sys.stderr)
+    launches = findings.launches[findings.launches["cell_id"].isin(wanted)]
+    failed = launches[~launches["outcome"].isin(["ok", "skipped"])]
+    brief = launches[["cell_id", "launch_id", "outcome", "reason"]].astype(object)
+    _show(findings, console, report, as_json, {"launches": brief.where(brief.notna(), None).to_dict("records")})
+    for cell_id, _, outcome, reason in brief.loc[failed.index].itertuples(index=False, name=None):
+        print(f"{outcome}: {cell_id}: {reason}", file=sys.stderr)
     if not sweep.tasks:
         print("nothing could be run here: every cell was skipped", file=sys.stderr)
-    return bool(failed) or not sweep.tasks
+    return bool(len(failed)) or not sweep.tasks
 
 
-def _brief(record: Record) -> dict[str, Any]:
-    return {
-        "cell": record.cell.id,
-        "launch": record.launch_id,
-        "outcome": record.outcome,
-        "reason": record.reason,
-    }
+def _show(findings: Findings, console: Console, report: bool, as_json: bool, more: dict[str, Any]) -> None:
+    """Write the report if it is wanted, then print the headline table and the report's path, or both as JSON."""
+    from bench.publish import headline, publish
+
+    page = publish(findings) if report else None
+    if as_json:
+        print(json.dumps({"folder": str(findings.folder), "report": None if page is None else str(page), **more}))
+        return
+    console.print(headline(findings))
+    if page is not None:
+        console.print(f"report: {page}", markup=False, highlight=False)
 
 
 @app.command(epilog="Example: scalebench report results/quick")
@@ -184,15 +179,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write FOLDER/report: tables, charts, and one self-contained page."""
-    from bench.publish import headline, publish
+    from bench.publish import examine
 
-    page = publish(folder)
-    if as_json:
-        print(json.dumps({"folder": str(folder), "report": str(page)}))
-        return
-    console = _console()
-    console.print(headline(folder))
-    console.print(f"report: {page}", markup=False, highlight=False)
+    _show(examine(folder), _console(), report=True, as_json=as_json, more={})
 
 
 def main() -> NoReturn:

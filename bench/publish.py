@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from bench.analysis.validity import judge
 from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
 from bench.errors import RecordError
-from bench.results.store import read_records, to_frame, write_atomically
+from bench.results.frame import to_frame
+from bench.results.store import read_records, write_atomically
 from reports import page, tables, verdict
 
 if TYPE_CHECKING:
@@ -59,19 +61,36 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
 _NO_SCALING = "Not known: no strategy has comparable figures at more than one world size."
 
 
-def publish(folder: Path) -> Path:
-    """Write the report of a results folder to folder/report: index.html, tables/*.csv, charts/*.png and *.svg.
+@dataclass(frozen=True)
+class Findings:
+    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `places` (the
+    environments), and the names of the suites."""
 
-    Returns the path of index.html. Raises RecordError where a record can't be trusted or the report can't be written.
+    folder: Path
+    launches: pd.DataFrame
+    scaling: pd.DataFrame
+    places: pd.DataFrame
+    suites: list[str]
+
+
+def examine(folder: Path) -> Findings:
+    """Read a results folder and judge its launches. Raises RecordError where a record can't be trusted.
+
+    The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
     records = read_records(folder)
     launches = judge(to_frame(records))
-    places = environment(records)
     suites = sorted({record.suite for record in records if record.suite is not None})
-    started = sorted(record.started_at for record in records)
-    # A thousand records hold millions of figures, which the charts' processes need not carry.
-    del records
-    scaling = scaling_table(launches)
+    return Findings(folder, launches, scaling_table(launches), environment(records), suites)
+
+
+def publish(findings: Findings) -> Path:
+    """Write folder/report: index.html, tables/*.csv, charts/*.png and *.svg.
+
+    Returns the path of index.html. Raises RecordError where the report can't be written.
+    """
+    folder, launches, scaling, places = findings.folder, findings.launches, findings.scaling, findings.places
+    started = sorted(launches["started_at"])
     timing = launches[launches["kind"] == "timing"]
     ranked, failed, seconds = ranking(scaling), not_ok(launches), phases(timing)
     report = folder / "report"
@@ -91,7 +110,7 @@ def publish(folder: Path) -> Path:
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
-    name = ", ".join(suites) or folder.name
+    name = ", ".join(findings.suites) or folder.name
     index = report / "index.html"
     content = page.Report(
         title=f"Scaling of {name}",
@@ -107,12 +126,12 @@ def publish(folder: Path) -> Path:
     return index
 
 
-def headline(folder: Path) -> Table:
+def headline(findings: Findings) -> Table:
     """The table that `run` and `report` print: a row a cell with its step time, speed, efficiency and outcome."""
     from rich.table import Table
     from rich.text import Text
 
-    shown = tables.headline(scaling_table(judge(to_frame(read_records(folder)))))
+    shown = tables.headline(findings.scaling)
     table = Table(box=None, header_style="bold", pad_edge=False)
     figures = {"ranks", "accum", "step time", "tokens/s", "efficiency", "peak memory"}
     for title in shown.columns:

@@ -12,7 +12,7 @@ import pandas as pd
 # only a backend that sums in another order on each rank leaves any distance at all; half precision rounds coarser.
 REPLICA_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3, "fp16": 1e-3}
 
-# Relative difference of two losses of equal work: order of summation only (measurement.md, section 5).
+# Relative difference of two losses of equal work: order of summation only.
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 # Strategies whose replicas drift apart by design. A strategy that is not named here is held to the gates.

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 # Below this, one launch of each can't tell two cells apart: two launches of one cell differed by up to 5 % on quiet
-# machines (measurement.md, section 4).
+# machines.
 RESOLUTION_FRAC = 0.05
 
 GROUP = ["model", "scaling", "setting", "grad_accum_steps", "world_size"]

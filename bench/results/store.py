@@ -1,4 +1,4 @@
-"""Where records are kept: atomic files under results/<suite>/<cell id>/<launch id>/, and the way back to a table."""
+"""Where records are kept: atomic files under results/<suite>/<cell id>/<launch id>/."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from bench.errors import LaunchError, RecordError
-from bench.results.record import SCHEMA_VERSION, Record, Replicas
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bench.results.record import SCHEMA_VERSION, Record
 
 RECORD_NAME = "record.json"
 MANIFEST_NAME = "suite.json"
@@ -186,123 +182,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def to_frame(records: list[Record]) -> pd.DataFrame:
-    """One row a launch: the cell's fields, the outcome, and the reductions over ranks that every table starts from.
-
-    Columns beside the cell's own: suite, sequence, launch_id, kind, cell_id, global_batch_size, tokens_per_step, paced,
-    outcome, reason, evidence (one string), started_at, wall_s, step_time_s (median over the window's steps of the slowest rank's
-    seconds), step_time_min_s, step_time_max_s, num_steps, num_warmup_steps, warmup_settled, num_skipped_steps,
-    num_params, flops_per_token, peak_memory_bytes and base_memory_bytes (largest over ranks), replica_distance,
-    first_loss, final_loss (mean over ranks), losses (list, mean over ranks), window_s, outside_s (seconds of the
-    launch outside the window), start_s, import_s, build_s, warmup_s, checks_s, threads_per_rank, num_cores,
-    device_type, device_name, num_nodes, oversubscribed, num_ranks (ranks whose record is there), num_timed_steps (steps
-    that every one of them timed). What was not measured is missing (None or NaN).
-    """
-    import numpy as np
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        cell, work, environment = record.cell, record.work, record.environment
-        row: dict[str, Any] = cell.model_dump(exclude={"model_options"})
-        row["model_options"] = json.dumps(cell.model_options, sort_keys=True) if cell.model_options else ""
-        row.update(
-            suite=record.suite,
-            sequence=record.sequence,
-            launch_id=record.launch_id,
-            kind=record.kind,
-            cell_id=cell.id,
-            global_batch_size=cell.global_batch_size,
-            tokens_per_step=cell.tokens_per_step,
-            paced=cell.paced,
-            outcome=record.outcome,
-            reason=record.reason,
-            evidence="\n".join(record.evidence),
-            started_at=record.started_at,
-            wall_s=record.wall_s,
-        )
-        if environment is not None:
-            row.update(
-                num_cores=environment.num_cores,
-                device_type=environment.device_type,
-                device_name=environment.device_names[0] if environment.device_names else None,
-                num_nodes=environment.num_nodes,
-            )
-        row["num_ranks"] = len({rank.rank for rank in record.ranks})
-        # Ranks of unequal length belong to no valid launch: num_timed_steps, the shortest, lets the gates say so.
-        timed = min((len(rank.step_times_s) for rank in record.ranks), default=0)
-        trained = min((len(rank.losses) for rank in record.ranks), default=0)
-        row["num_timed_steps"] = timed
-        if timed and trained and work is not None:
-            step_times_s = np.array([rank.step_times_s[:timed] for rank in record.ranks]).max(axis=0)
-            losses = np.array([rank.losses[:trained] for rank in record.ranks]).mean(axis=0)
-            threads = max(rank.threads for rank in record.ranks)
-            row.update(
-                step_time_s=float(np.median(step_times_s)),
-                step_time_min_s=float(step_times_s.min()),
-                step_time_max_s=float(step_times_s.max()),
-                peak_memory_bytes=max(rank.peak_memory_bytes for rank in record.ranks),
-                base_memory_bytes=max(rank.base_memory_bytes for rank in record.ranks),
-                first_loss=float(losses[0]),
-                final_loss=float(losses[-1]),
-                losses=losses.tolist(),
-                threads_per_rank=threads,
-                num_steps=work.num_steps,
-                num_warmup_steps=work.num_warmup_steps,
-                warmup_settled=work.warmup_settled,
-                num_skipped_steps=work.num_skipped_steps,
-                num_params=work.num_params,
-                flops_per_token=work.flops_per_token,
-                # Missing means that nothing is replicated; a distance that is not a number must not look the same.
-                replica_distance=_largest_distance(work.replicas),
-            )
-            phases = record.ranks[0].phases
-            row.update(phases.model_dump())
-            if record.wall_s is not None:
-                row["outside_s"] = record.wall_s - phases.window_s
-            if environment is not None and environment.device_type == "cpu":
-                ranks_here = -(-cell.world_size // environment.num_nodes)
-                row["oversubscribed"] = not cell.paced and ranks_here * threads > environment.num_cores
-            else:
-                row["oversubscribed"] = False
-        rows.append(row)
-    return pd.DataFrame(rows).reindex(columns=FRAME_COLUMNS)
-
-
-def _largest_distance(replicas: Replicas | None) -> float | None:
-    if replicas is None:
-        return None
-    return math.inf if math.isnan(replicas.largest) else replicas.largest
-
-
-FRAME_COLUMNS = [
-    *(
-        "suite",
-        "sequence",
-        "launch_id",
-        "kind",
-        "cell_id",
-        "model",
-        "model_options",
-        "strategy",
-        "scaling",
-        "world_size",
-    ),
-    *(
-        "grad_accum_steps",
-        "micro_batch_size",
-        "global_batch_size",
-        "seq_len",
-        "tokens_per_step",
-        "precision",
-        "profile",
-    ),
-    *("corpus", "activation_checkpointing", "learning_rate", "weight_decay", "deepspeed_config", "seed", "steps"),
-    *("max_warmup_steps", "threads_per_rank", "paced", "oversubscribed", "outcome", "reason", "evidence", "started_at"),
-    *("wall_s", "window_s", "outside_s", "start_s", "import_s", "build_s", "warmup_s", "checks_s", "step_time_s"),
-    *("step_time_min_s", "step_time_max_s", "num_steps", "num_warmup_steps", "warmup_settled", "num_skipped_steps"),
-    *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
-    *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
-]

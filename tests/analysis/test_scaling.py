@@ -13,8 +13,8 @@ from bench.analysis.scaling import COLUMNS, scaling_table
 from bench.analysis.validity import judge
 from bench.analysis.verdict import NOT_OK_COLUMNS, RANKING_COLUMNS, not_ok, ranking
 from bench.plan.cell import Cell
+from bench.results.frame import to_frame
 from bench.results.record import Record
-from bench.results.store import to_frame
 from tests import synthetic
 
 

@@ -12,8 +12,8 @@ from bench.analysis.scaling import scaling_table
 from bench.analysis.validity import judge
 from bench.analysis.verdict import not_ok, ranking
 from bench.plan.cell import Cell
+from bench.results.frame import FRAME_COLUMNS, to_frame
 from bench.results.record import Record
-from bench.results.store import FRAME_COLUMNS, to_frame
 from tests import synthetic
 
 

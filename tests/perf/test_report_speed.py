@@ -19,9 +19,12 @@ MAX_RESIDENT_BYTES = 2**30
 _REPORT = """
 import json, os, resource, sys
 from pathlib import Path
-from bench.publish import publish
-publish(Path(sys.argv[1]))
-own, drawing = (resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+from bench.publish import examine, publish
+publish(examine(Path(sys.argv[1])))
+# Not this process's ru_maxrss: that holds the peak of the process it was started from.
+status = Path("/proc/self/status").read_text().split()
+own = int(status[status.index("VmHWM:") + 1]) * 1024
+drawing = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 print(json.dumps({"own_bytes": own, "resident_bytes": own + drawing * min(4, os.cpu_count() or 1)}))
 """
 

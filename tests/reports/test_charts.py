@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
 from bench.analysis.validity import judge
-from bench.results.store import to_frame
+from bench.results.frame import to_frame
 from reports import bars, charts
 from reports.style import styles
 from tests import synthetic

@@ -14,7 +14,7 @@ from rich.console import Console
 from bench.analysis.scaling import COLUMNS
 from bench.errors import RecordError
 from bench.plan.cell import Cell
-from bench.publish import headline, publish
+from bench.publish import examine, headline, publish
 from bench.results.record import Record
 from tests import synthetic
 
@@ -38,13 +38,13 @@ class _Outside(HTMLParser):
 
 
 def published(tmp_path: Path, records: list[Record]) -> str:
-    return publish(synthetic.write(tmp_path, records)).read_text(encoding="utf-8")
+    return publish(examine(synthetic.write(tmp_path, records))).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = synthetic.write(tmp_path_factory.mktemp("quick"), synthetic.quick())
-    publish(folder)
+    publish(examine(folder))
     return folder
 
 
@@ -98,7 +98,7 @@ def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     assert (tmp_path / "report/charts/scaling-gpt-nano-weak.png").exists()
     for path in tmp_path.glob("*_w2_*/*/record.json"):
         path.unlink()
-    publish(tmp_path)
+    publish(examine(tmp_path))
     assert not (tmp_path / "report/charts/scaling-gpt-nano-weak.png").exists()
 
 
@@ -118,7 +118,7 @@ def test_strange_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     reasons = pd.read_csv(tmp_path / "report/tables/not_ok.csv")["reason"].tolist()
     assert [reason.splitlines() for reason in reasons] == [STRANGE.splitlines()]
     console = Console(file=StringIO(), width=200)
-    console.print(headline(tmp_path))
+    console.print(headline(examine(tmp_path)))
 
 
 def test_one_cell_alone(tmp_path: Path) -> None:
@@ -146,19 +146,19 @@ def test_many_charts_are_drawn_by_several_processes(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="holds no record"):
-        publish(tmp_path)
+        publish(examine(tmp_path))
 
 
 def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     synthetic.write(tmp_path, [synthetic.launch(NANO)])
     (tmp_path / "report").write_text("in the way")
     with pytest.raises(RecordError, match="report"):
-        publish(tmp_path)
+        publish(examine(tmp_path))
 
 
 def test_the_headline_has_a_row_a_cell(quick: Path) -> None:
     console = Console(file=(output := StringIO()), width=160)
-    table = headline(quick)
+    table = headline(examine(quick))
     console.print(table)
     text = output.getvalue()
     assert table.row_count == 23

@@ -8,8 +8,8 @@ from bench.analysis.scaling import scaling_table
 from bench.analysis.validity import judge
 from bench.analysis.verdict import ranking
 from bench.plan.cell import Cell
+from bench.results.frame import to_frame
 from bench.results.record import Record
-from bench.results.store import to_frame
 from reports import verdict
 from tests import synthetic
 

@@ -10,7 +10,8 @@ import pytest
 
 from bench.errors import RecordError
 from bench.plan.cell import Cell
-from bench.results.store import read_record, record_text, to_frame, write_record
+from bench.results.frame import to_frame
+from bench.results.store import read_record, record_text, write_record
 from tests import synthetic
 
 CELL = Cell(model="gpt-nano", strategy="zero2", world_size=2, seq_len=64, steps=5, model_options={"num_layers": 2})
