@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-# Below this, one launch of each can't tell two cells apart: two launches of one cell differed by up to 5 % on quiet
-# machines.
+# Below this, one launch of each is taken not to tell two cells apart. Assumed, because one launch a cell can't show how
+# far two launches of the same cell differ; on a busy machine that is more.
 RESOLUTION_FRAC = 0.05
 
 GROUP = ["model", "scaling", "setting", "grad_accum_steps", "world_size"]
