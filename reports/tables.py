@@ -41,6 +41,11 @@ def _names(value: str) -> str:
     return value or "none"
 
 
+def _series_and_size(baseline: str | float | None) -> str:
+    """A baseline without what stands in the row's other columns."""
+    return baseline.partition(",")[0] if isinstance(baseline, str) else units.UNKNOWN
+
+
 def marks(row: Any) -> str:
     """What must be known beside a row's figures: how it ended if not well, and what its figures don't stand for."""
     words = [] if row.outcome == "ok" else [str(row.outcome)]
@@ -76,7 +81,7 @@ def speed(scaling: pd.DataFrame) -> pd.DataFrame:
         *_SPEED,
         ("speedup", "speed-up", units.ratio),
         ("efficiency", "efficiency", units.fraction),
-        ("baseline", "baseline", units.text),
+        ("baseline", "baseline", _series_and_size),
         ("mfu", "MFU", units.fraction),
         ("tokens_per_s_per_rank", "tokens/s a rank", units.rate),
         ("micro_batch_size", "micro-batch", units.count),

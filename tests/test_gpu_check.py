@@ -69,7 +69,10 @@ def test_good_launches_pass() -> None:
         (lambda r: change_rank(r, losses=[2 * loss for loss in r.ranks[0].losses]), "leave DDP's"),
         (lambda r: change_rank(r, step_times_s=[2 * t for t in r.ranks[0].step_times_s]), "of the host's clock"),
         (lambda r: change_rank(r, step_times_s=[t / 9 for t in r.ranks[0].step_times_s]), "can't be"),
-        (lambda r: r.model_copy(update={"work": r.work.model_copy(update={"num_skipped_steps": 2})}), "2 optimizer steps"),
+        (
+            lambda r: r.model_copy(update={"work": r.work.model_copy(update={"num_skipped_steps": 2})}),
+            "2 optimizer steps",
+        ),
     ],
 )
 def test_each_thing_that_is_wrong_is_said(change: Any, words: str) -> None:

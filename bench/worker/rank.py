@@ -50,6 +50,8 @@ class Trainer:
         self.device = device
         self.control = control
         self.strategy: Strategy = getattr(importlib.import_module(module), name)()
+        # After the strategy's imports: DeepSpeed's own 100 MiB are not the model's.
+        self.memory = MemoryPeak(device)
         self.model: Any = self.strategy.prepare(cell, device)
         self.batches = GlobalBatches(
             vocab_size=self.model.vocab_size,
@@ -123,7 +125,6 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     _join(launch, device)
     # Control traffic never shares the measured process group.
     control = dist.new_group(backend="gloo")
-    memory = MemoryPeak(device)
     trainer = Trainer(cell, device, control)
     built_s = time.monotonic()
     num_warmup_steps, settled = trainer.warm_up()
@@ -134,7 +135,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     step_times_s = trainer.timed_steps(cell.steps)
     measured_s = time.monotonic()
     gc.enable()
-    peak_bytes = memory.peak_bytes()
+    peak_bytes = trainer.memory.peak_bytes()
     losses = [float(result.loss) for result in trainer.results]
     replicas = trainer.strategy.replica_distance()
     skipped = sum(result.skipped for result in trainer.results[num_warmup_steps:])
@@ -149,7 +150,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         step_times_s=step_times_s,
         losses=losses,
         peak_memory_bytes=peak_bytes,
-        base_memory_bytes=memory.base_bytes,
+        base_memory_bytes=trainer.memory.base_bytes,
         phases=Phases(
             start_s=before.start_s,
             import_s=before.import_s,
