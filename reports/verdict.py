@@ -35,8 +35,9 @@ def lead(scaling: pd.DataFrame) -> list[str]:
         which = "Each cell" if single == len(ok) else f"{_plural(single, 'cell')} of {len(ok)}"
         sentences.append(
             f"{which} was measured by one launch, so that no interval is known: what comes within 5 % of the fastest is "
-            "called not resolved, a margin assumed for the noise between two launches of the same cell (A/A), which was not "
-            "measured here and is larger where other work shares the machine; a larger difference is one measurement, not a proof."
+            "called not resolved, a margin assumed for the noise between two launches of the same cell (A/A noise), which was "
+            "not measured here and is larger where other work shares the machine; a larger difference is one measurement, "
+            "not a proof."
         )
     if single < len(ok):
         spread = units.fraction(ok["launch_spread_frac"].max())
