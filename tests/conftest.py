@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,17 @@ def equal_work(tmp_path_factory: pytest.TempPathFactory, scalebench: Scalebench)
     done = scalebench("run", suite, "--output", results, "--device", "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
     return results, read_records(results)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"a small tmpfs needs root and CAP_SYS_ADMIN: {made.stderr.decode().strip()}")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)

@@ -204,3 +204,21 @@ def test_a_killed_sweep_is_resumed(tmp_path: Path, scalebench: Scalebench) -> No
     assert again.returncode == 0, again.stderr
     assert only_record(results).outcome == "ok"
     assert not marked()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    full_disk: Path, tmp_path: Path, scalebench: Scalebench
+) -> None:
+    suite, results = write(tmp_path, steps=1), full_disk / "results"
+    suite.write_text(suite.read_text().replace("forward_s: 1.0, backward_s: 2.0", "forward_s: 0.1, backward_s: 0.2"))
+    filler = full_disk / "filler"
+    filler.write_bytes(b"x" * 48_000)
+    arguments = ("run", suite, "--output", results, "--device", "cpu", "--no-report")
+    done = scalebench(*arguments)
+    assert done.returncode == 2
+    assert "no space left to write" in done.stderr and "Traceback" not in done.stderr
+    assert not marked()
+    filler.unlink()
+    again = scalebench(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert only_record(results).outcome == "ok"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -83,19 +82,6 @@ def test_a_folder_takes_one_writer(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):  # free again
         pass
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Path:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip(f"a small tmpfs needs root and CAP_SYS_ADMIN: {made.stderr.decode().strip()}")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_a_full_disk_is_said_and_the_old_file_stays(full_disk: Path) -> None:
