@@ -44,6 +44,13 @@ class LanguageModel(nn.Module, ABC):
         """Estimated bytes of activations at the peak of one micro-batch, `None` if nobody knows."""
 
 
+def model_class(name: str) -> type[LanguageModel]:
+    """The class of the model that `name` stands for. Raises ValueError for an unknown name."""
+    target, _ = _target_of(name)
+    module, _, class_name = target.partition(":")
+    return cast(type[LanguageModel], getattr(importlib.import_module(module), class_name))
+
+
 def build_model(
     name: str,
     model_options: Mapping[str, Any],
@@ -60,12 +67,12 @@ def build_model(
     are fields of the transformers configuration. Raises ValueError for an unknown name, an unknown option, or a
     `seq_len` longer than the model can take.
     """
-    target, sizes = _target_of(name)
+    _, sizes = _target_of(name)
     unknown = sorted(set(model_options) - set(sizes)) if name in PRESETS else []
     if unknown:
         raise ValueError(f"{name} has no option {unknown[0]!r}, expected one of: {', '.join(sizes)}")
-    module, _, class_name = target.partition(":")
-    model = getattr(importlib.import_module(module), class_name)(
+    build: Any = model_class(name)
+    model = build(
         **{**sizes, **model_options},
         seed=seed,
         device=device,

@@ -14,18 +14,8 @@ COLUMNS = [
     *("model", "strategy", "scaling", "world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size"),
     *("precision", "outcome", "launches", "step_time_s", "tokens_per_s", "speedup", "efficiency", "baseline"),
     *("peak_memory_bytes", "oversubscribed", "paced", "launches_tried", "launch_spread_frac", "tokens_per_s_per_rank"),
-    *(
-        "mfu",
-        "accumulation_gain",
-        "reason",
-        "contender",
-        "setting",
-        "keeps",
-        "cell_id",
-        "model_options",
-        "seq_len",
-        "profile",
-    ),
+    *("mfu", "accumulation_gain", "reason", "contender", "setting", "keeps", "cell_id", "model_options", "seq_len"),
+    "profile",
     *("activation_checkpointing", "deepspeed_config", "corpus", "learning_rate", "weight_decay", "seed", "steps"),
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
@@ -33,13 +23,7 @@ COLUMNS = [
 ]
 
 _TEXT = [
-    "baseline",
-    "reason",
-    "setting",
-    "contender",
-    "deepspeed_config",
-    "device_type",
-    "device_name",
+    *("baseline", "reason", "setting", "contender", "deepspeed_config", "device_type", "device_name"),
     "oversubscribed",
 ]
 _FLOATS = [

@@ -117,6 +117,12 @@ def check_deepspeed_config(cell: Cell) -> None:
             "(micro_batch_size x grad_accum_steps x world_size)",
             hint="take train_batch_size out: the cell settles it",
         )
+    clipping = config.get("gradient_clipping", "auto")
+    if cell.profile == "matched" and clipping not in ("auto", 0):
+        raise ConfigError(
+            f"deepspeed_config: {path} says gradient_clipping {clipping!r}, but profile matched trains without",
+            hint="choose `profile: tuned` to keep it, or write 0 (DeepSpeed clips at 1 where the file says nothing)",
+        )
     kind = config.get("optimizer", {}).get("type", "AdamW")
     if cell.profile == "matched" and str(kind).lower() not in ("adamw", "adam"):
         raise ConfigError(
@@ -133,7 +139,7 @@ def bucket_elements(num_params: int) -> int:
 def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     """The file exactly as DeepSpeed gets it: the cell's batch, accumulation, precision, optimizer and bucket sizes put in.
 
-    The profile `tuned` keeps the file's optimizer, buckets and overlap. `matched` gives every strategy torch's AdamW with
+    The profile `tuned` keeps the file's optimizer, clipping, buckets and overlap. `matched` gives every strategy torch's AdamW with
     equal settings, no clipping, and buckets that scale with the model; at stage 3 the thresholds that decide what
     stays resident scale too, or a small model would never be sharded (their defaults are made for billions).
     """
@@ -147,19 +153,15 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     config["wall_clock_breakdown"] = False
     config["timers"] = {**config.get("timers", {}), "throughput": {"enabled": False}}
     config.pop("comms_logger", None)
+    settled = {"lr": cell.learning_rate, "weight_decay": cell.weight_decay}
+    if cell.profile == "tuned" and "optimizer" in config:
+        config["optimizer"]["params"] = {**config["optimizer"].get("params", {}), **settled}
+    else:
+        params = {"betas": [0.9, 0.999], "eps": 1e-8, "torch_adam": True, **settled}
+        config["optimizer"] = {"type": "AdamW", "params": params}
     if cell.profile == "tuned":
         return config
     config["gradient_clipping"] = 0.0
-    config["optimizer"] = {
-        "type": "AdamW",
-        "params": {
-            "lr": cell.learning_rate,
-            "betas": [0.9, 0.999],
-            "eps": 1e-8,
-            "weight_decay": cell.weight_decay,
-            "torch_adam": True,
-        },
-    }
     zero = config.setdefault("zero_optimization", {})
     bucket = bucket_elements(num_params)
     if cell.strategy != "zero0":

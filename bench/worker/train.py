@@ -70,7 +70,8 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "cell"
-        raise SuiteError(f"--{name}: found {first['input']!r}; {first['msg']}", hint="see --help") from error
+        found = "missing" if first["type"] == "missing" else f"found {first['input']!r}; {first['msg']}"
+        raise SuiteError(f"--{name}: {found}", hint="see --help") from error
     check_deepspeed_config(cell)
     launch = Launch(
         launch_id=uuid.uuid4().hex[:12],

@@ -57,6 +57,8 @@ def test_tuned_keeps_the_files_own_optimizer_and_buckets() -> None:
     assert tuned["zero_optimization"] == shipped["zero_optimization"]
     assert tuned["optimizer"] == shipped["optimizer"]
     assert tuned["train_batch_size"] == 24
+    faster = resolve_deepspeed_config(cell_of("zero2", profile="tuned", learning_rate=0.5), num_params=8_000_000)
+    assert faster["optimizer"]["params"] == {**shipped["optimizer"]["params"], "lr": 0.5}
 
 
 def write(folder: Path, content: Any) -> str:
@@ -83,6 +85,7 @@ def write(folder: Path, content: Any) -> str:
         ({"zero_optimization": {"stage": 2}, "train_batch_size": 25}, ["train_batch_size 25", "24"]),
         ({"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}}, ["precision 'fp16'", "'fp32'"]),
         ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lamb"}}, ["Lamb", "tuned"]),
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, ["gradient_clipping 1.0", "tuned"]),
         ({"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": 0.5}}}, ["learning_rate 0.5"]),
     ],
 )

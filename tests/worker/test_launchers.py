@@ -94,6 +94,8 @@ def test_alone_without_a_launcher(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ([], "--model: missing"),
+        (["--model", "hf:gpt2"], "--seq_len: missing"),
         (["--model", "gpt-nani"], "did you mean 'gpt-nano'"),
         (["--model", "gpt-nano", "--steps", "-1"], "--steps: found -1"),
         (["--model", "gpt-nano", "--deepspeed_config", "absent.json"], "cannot read absent.json"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
 from bench.results.record import Replicas
 from bench.worker.strategies.base import DTYPES, MicroBatch, StepLoss, Strategy, distance_to_rank_0
-from models.build import build_model
+from models.build import build_model, model_class
 
 
 class Zero(Strategy):
@@ -40,20 +39,18 @@ class Zero(Strategy):
                 activation_checkpointing=cell.activation_checkpointing,
             )
 
-        # The buckets scale with the model, so its size is wanted before it stands; on `meta` that costs nothing.
-        outline = build(torch.device("meta"))
-        self.deepspeed_config = resolve_deepspeed_config(cell, outline.num_params())
-        partitioned = cell.strategy == "zero3" and outline.supports_zero_init
-        # No dtype: where the device has no fp16, zero.Init takes bfloat16 for any that it is given, and rounds the weights.
-        scope = (
-            deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config) if partitioned else contextlib.nullcontext()
-        )
-        with scope:
-            model: torch.nn.Module = build(device)
+        # zero.Init needs the file, whose buckets scale with the model: then its size is taken from an outline on `meta`.
+        partitioned = cell.strategy == "zero3" and model_class(cell.model).supports_zero_init
+        model = build(torch.device("meta") if partitioned else device)
+        self.deepspeed_config = resolve_deepspeed_config(cell, model.num_params())
+        if partitioned:
+            # No dtype: where the device has no fp16, zero.Init takes bfloat16 for any that it is given, and rounds the
+            # weights.
+            with deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config):
+                model = build(device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=self.deepspeed_config
         )
-        self._scales = cell.precision == "fp16"
         return model
 
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
