@@ -139,8 +139,8 @@ def bucket_elements(num_params: int) -> int:
 def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     """The file exactly as DeepSpeed gets it: the cell's batch, accumulation, precision, optimizer and bucket sizes put in.
 
-    The profile `tuned` keeps the file's optimizer, clipping, buckets and overlap. `matched` gives every strategy torch's AdamW with
-    equal settings, no clipping, and buckets that scale with the model; at stage 3 the thresholds that decide what
+    The profile `tuned` keeps the file's optimizer, clipping, buckets and overlap. `matched` gives every strategy torch's
+    AdamW with equal settings, no clipping, and buckets that scale with the model; at stage 3 the thresholds that decide what
     stays resident scale too, or a small model would never be sharded (their defaults are made for billions).
     """
     config = copy.deepcopy(load_deepspeed_config(config_path(cell)))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
-
 import deepspeed
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
 from bench.results.record import Replicas
 from bench.worker.strategies.base import DTYPES, MicroBatch, StepLoss, Strategy, distance_to_rank_0
-from models.build import build_model, model_class
+from models.build import LanguageModel, build_model, model_class
 
 
 class Zero(Strategy):
@@ -28,7 +26,7 @@ class Zero(Strategy):
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         dtype = DTYPES[cell.precision]
 
-        def build(device: torch.device) -> Any:
+        def build(device: torch.device) -> LanguageModel:
             return build_model(
                 cell.model,
                 cell.model_options,
