@@ -82,10 +82,8 @@ class DDP(Strategy):
         if self._masters:
             torch._foreach_copy_([p.detach() for p in self._parameters], [m.detach() for m in self._masters])
             self._optimizer.zero_grad(set_to_none=True)
-        for parameter in self._parameters:
-            # Kept, not freed: the gradients are views of DDP's buckets.
-            assert parameter.grad is not None
-            parameter.grad.zero_()
+        # Zeroed, not freed: the gradients are views of DDP's buckets.
+        torch._foreach_zero_([p.grad for p in self._parameters if p.grad is not None])
         return skipped
 
     def finish(self) -> None:

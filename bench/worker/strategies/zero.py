@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+
 import deepspeed
 import torch
 from torch import Tensor
