@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -184,14 +184,13 @@ def report(
     _show(examine(folder), _console(), report=True, as_json=as_json, more={})
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Entry of the command: errors for users are one line, exit 2."""
     try:
         app()
     except ScalebenchError as error:
         print(f"scalebench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.plan.suite import load_suite
+from tests import synthetic
 from tests.command_line import Scalebench
 
 
@@ -83,3 +85,22 @@ def test_help_has_examples(scalebench: Scalebench) -> None:
     for verb in ("run", "report"):
         done = scalebench(verb, "--help")
         assert done.returncode == 0 and f"Example: scalebench {verb}" in " ".join(done.stdout.split())
+
+
+def test_a_broken_record_is_named_by_every_verb_that_reads_it(tmp_path: Path, scalebench: Scalebench) -> None:
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("name: mine\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}")
+    folder = synthetic.write(
+        tmp_path / "results", [synthetic.launch(planned.cell) for planned in load_suite(str(suite)).cells]
+    )
+    (folder / "suite.json").write_text('{"schema_version": 1, "suite": "mine", "device_type": "cpu"}')
+    run = ("run", suite, "--output", folder, "--device", "cpu", "--json")
+    whole = scalebench(*run)
+    assert whole.returncode == 0, whole.stderr
+    assert json.loads(whole.stdout)["launches"][0]["outcome"] == "ok"
+    [record] = folder.glob("*/*/record.json")
+    record.write_bytes(record.read_bytes()[:-100])
+    for arguments in (("report", folder), run):
+        done = scalebench(*arguments)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+        assert f"{record} is not a whole JSON file" in done.stderr

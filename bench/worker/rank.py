@@ -209,7 +209,7 @@ def _device() -> torch.device:
 def _join(launch: Launch, device: torch.device) -> None:
     timeout = datetime.timedelta(seconds=launch.timeout_s)
     if device.type == "cuda":
-        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        dist.init_process_group("nccl", timeout=timeout)
     elif "MASTER_PORT" in os.environ:
         dist.init_process_group("gloo", timeout=timeout)
     else:

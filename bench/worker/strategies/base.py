@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
+from models.build import LanguageModel, build_model
 
 MicroBatch = tuple[Tensor, Tensor]
 
@@ -50,6 +51,19 @@ class Strategy(ABC):
     @abstractmethod
     def replica_distance(self) -> Replicas | None:
         """How far the replicas' parameters are apart; None where nothing is replicated."""
+
+
+def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:
+    """The model that the cell names, in its precision, with its seed's weights, on `device`."""
+    return build_model(
+        cell.model,
+        cell.model_options,
+        seq_len=cell.seq_len,
+        seed=cell.seed,
+        device=device,
+        dtype=DTYPES[cell.precision],
+        activation_checkpointing=cell.activation_checkpointing,
+    )
 
 
 def distance_to_rank_0(parameters: Sequence[Tensor]) -> Replicas | None:

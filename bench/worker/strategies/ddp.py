@@ -12,8 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import bucket_elements
 from bench.results.record import Replicas
-from bench.worker.strategies.base import DTYPES, MicroBatch, StepLoss, Strategy, distance_to_rank_0
-from models.build import build_model
+from bench.worker.strategies.base import (
+    DTYPES,
+    MicroBatch,
+    StepLoss,
+    Strategy,
+    build_cells_model,
+    distance_to_rank_0,
+)
 
 
 class DDP(Strategy):
@@ -22,15 +28,7 @@ class DDP(Strategy):
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         dtype = DTYPES[cell.precision]
-        self._model = build_model(
-            cell.model,
-            cell.model_options,
-            seq_len=cell.seq_len,
-            seed=cell.seed,
-            device=device,
-            dtype=dtype,
-            activation_checkpointing=cell.activation_checkpointing,
-        )
+        self._model = build_cells_model(cell, device)
         self._grad_accum_steps = cell.grad_accum_steps
         bucket_cap_mb: float | None = None
         if cell.profile == "matched":

@@ -12,8 +12,8 @@ from torch import Tensor
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
 from bench.results.record import Replicas
-from bench.worker.strategies.base import DTYPES, MicroBatch, StepLoss, Strategy, distance_to_rank_0
-from models.build import LanguageModel, build_model, model_class
+from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy, build_cells_model, distance_to_rank_0
+from models.build import model_class
 
 
 class Zero(Strategy):
@@ -25,28 +25,15 @@ class Zero(Strategy):
         # (By importlib: the attribute `deepspeed.comm.torch` is torch itself.)
         importlib.import_module("deepspeed.comm.torch").__dict__["build_shm_op"] = lambda: None
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-        dtype = DTYPES[cell.precision]
-
-        def build(device: torch.device) -> LanguageModel:
-            return build_model(
-                cell.model,
-                cell.model_options,
-                seq_len=cell.seq_len,
-                seed=cell.seed,
-                device=device,
-                dtype=dtype,
-                activation_checkpointing=cell.activation_checkpointing,
-            )
-
         # zero.Init needs the file, whose buckets scale with the model: then its size is taken from an outline on `meta`.
         partitioned = cell.strategy == "zero3" and model_class(cell.model).supports_zero_init
-        model = build(torch.device("meta") if partitioned else device)
+        model = build_cells_model(cell, torch.device("meta") if partitioned else device)
         self.deepspeed_config = resolve_deepspeed_config(cell, model.num_params())
         if partitioned:
             # No dtype: where the device has no fp16, zero.Init takes bfloat16 for any that it is given, and rounds the
             # weights.
             with deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config):
-                model = build(device)
+                model = build_cells_model(cell, device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=self.deepspeed_config
         )
