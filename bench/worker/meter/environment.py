@@ -15,7 +15,7 @@ import torch.distributed as dist
 from bench.results.record import Environment
 
 _PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "TORCH_", "PYTORCH_", "DS_", "DEEPSPEED_")
-_PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "scalebench")
+_PACKAGES = ("deepspeed", "transformers", "numpy", "scalebench")
 
 
 def environment(device: torch.device, num_nodes: int) -> Environment:
@@ -46,6 +46,8 @@ def _versions() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed as a package"
+    # With the build's tag, which tells CUDA 12.6 from 12.8; the package's own metadata leaves it out.
+    versions["torch"] = torch.__version__
     if torch.version.cuda is not None:
         versions["cuda"] = torch.version.cuda
         versions["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
