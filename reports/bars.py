@@ -1,4 +1,4 @@
-"""Charts of what a cell costs beside its step: memory by rank, and seconds outside the measured window."""
+"""Charts of what a cell costs beside its step: memory per rank, and seconds outside the measured window."""
 
 from __future__ import annotations
 
@@ -23,24 +23,33 @@ _PHASES = {
 
 
 def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Peak memory of the fullest rank by world size and strategy; hatched, what it held before the model was built."""
-    shown = cells[cells["peak_memory_bytes"].notna()]
-    if shown.empty:
+    """Peak memory of the fullest rank by world size and strategy; hatched, what it held before the model was built.
+
+    A cell that was launched and has no figure is named by its outcome: running out of memory is a result, not a gap.
+    """
+    known = cells[cells["peak_memory_bytes"].notna()]
+    if known.empty:
         return None
+    shown = cells[cells["outcome"] != "skipped"]
     kept = list(dict.fromkeys(shown["keeps"]))
     names = [name for name in styles if name in set(shown["contender"])]
-    divisor, unit = units.scale(shown["peak_memory_bytes"].max(), "bytes")
+    divisor, unit = units.scale(known["peak_memory_bytes"].max(), "bytes")
     places = {size: place for place, size in enumerate(sorted(shown["world_size"].unique()))}
     width = 0.8 / len(names)
-    highest = shown["peak_memory_bytes"].max() / divisor
-    with_base = bool((shown["base_memory_bytes"] > 0).any())
-    with panels(1, len(kept), f"Peak memory a rank of {title(cells)}", notes(shown)) as (figure, axes):
+    highest = known["peak_memory_bytes"].max() / divisor
+    with_base = bool((known["base_memory_bytes"] > 0).any())
+    with panels(1, len(kept), f"Peak memory per rank of {title(cells)}", notes(known)) as (figure, axes):
         for column, keeps in enumerate(kept):
             axis = axes[0, column]
             panel = shown[shown["keeps"] == keeps]
             for number, name in enumerate(names):
                 own = panel[panel["contender"] == name]
-                x = [places[size] + width * (number - (len(names) - 1) / 2) for size in own["world_size"]]
+                aside = width * (number - (len(names) - 1) / 2)
+                for size, outcome in own.loc[own["peak_memory_bytes"].isna(), ["world_size", "outcome"]].to_numpy():
+                    word = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 8, "color": "#444444"}
+                    axis.text(places[size] + aside, highest * 0.01, str(outcome), **word)
+                own = own[own["peak_memory_bytes"].notna()]
+                x = [places[size] + aside for size in own["world_size"]]
                 axis.bar(x, own["peak_memory_bytes"] / divisor, width, color=styles[name].color, linewidth=0.8)
                 if with_base:
                     base = own["base_memory_bytes"].fillna(0.0) / divisor

@@ -86,3 +86,12 @@ def test_notes_say_what_must_be_known() -> None:
     paced = table[(table["model"] == "paced-nano") & (table["outcome"] == "ok")]
     assert "no interval is known" in charts.notes(paced)
     assert "Paced" in charts.notes(paced)
+
+
+def test_a_cell_that_ran_out_of_memory_is_named_in_the_memory_chart() -> None:
+    fits, too_large = synthetic.quick()[0].cell, synthetic.quick()[1].cell
+    records = [synthetic.launch(fits), synthetic.failure(too_large, "oom", "CUDA out of memory")]
+    cells = scaling_table(judge(to_frame(records)))
+    figure = bars.memory(cells, styles(cells["contender"]))
+    assert figure is not None
+    assert [text.get_text() for axis in figure.axes for text in axis.texts].count("oom") == 1
