@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -78,22 +79,21 @@ def judge(records: list[Record]) -> list[Row]:
             continue
         wrong = []
         ddp = reference.get((cell.precision, cell.activation_checkpointing))
-        losses = _mean_losses(record)
+        losses = record.mean_losses()
         if not all(math.isfinite(loss) for loss in losses):
             wrong.append("a loss is not finite")
         elif ddp is None:
             wrong.append("no DDP launch to compare losses with")
         else:
-            apart = max(abs(a / b - 1) for a, b in zip(losses, _mean_losses(ddp), strict=False))
+            apart = max(abs(a / b - 1) for a, b in zip(losses, ddp.mean_losses(), strict=False))
             if not apart <= LOSS_TOLERANCE:
                 wrong.append(f"losses leave DDP's by {apart:.1e}")
         if record.work.num_skipped_steps:
             wrong.append(f"{record.work.num_skipped_steps} optimizer steps skipped")
-        times_s = [max(step) for step in zip(*(rank.step_times_s for rank in record.ranks), strict=True)]
         ratio = sum(record.ranks[0].step_times_s) / record.ranks[0].phases.window_s
         if abs(ratio - 1) > CLOCK_TOLERANCE:
             wrong.append(f"CUDA events say {ratio:.3f} of the host's clock")
-        step_time_s = sorted(times_s)[len(times_s) // 2]
+        step_time_s = statistics.median(record.slowest_step_times_s())
         peak = peak_flops_per_s(record.environment.device_names[0], cell.precision)
         fraction = mfu(record.work.flops_per_token, cell.tokens_per_step / step_time_s, cell.world_size, peak)
         if fraction is not None and not 0 < fraction < 1:
@@ -112,10 +112,6 @@ def _with_checkpointing(row: Row, rows: list[Row]) -> Row:
     if plain is None or plain.peak_memory_bytes is None or row.peak_memory_bytes < plain.peak_memory_bytes:
         return row
     return Row(**{**vars(row), "wrong": [*row.wrong, "checkpointing saves no memory"]})
-
-
-def _mean_losses(record: Record) -> list[float]:
-    return [sum(step) / len(record.ranks) for step in zip(*(rank.losses for rank in record.ranks), strict=True)]
 
 
 def table(rows: list[Row]) -> Table:

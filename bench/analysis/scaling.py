@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.theory.flops import peak_flops_per_s
+from bench.theory.flops import mfu, peak_flops_per_s
 
 COLUMNS = [
     *("model", "strategy", "scaling", "world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size"),
@@ -129,14 +129,11 @@ def _known(rows: list[dict[str, Any]], name: str, reduce: Callable[[list[float]]
 
 
 def _mfu(row: dict[str, Any]) -> float | None:
-    """Model FLOPs utilisation, a fraction of the peak of all ranks' devices; None where no peak is known.
-
-    Chowdhery et al. 2022 (PaLM), appendix B: recomputed activations are not counted as work.
-    """
+    """Model FLOPs utilisation; None where no peak is known, and for ranks that sleep or wait for a core."""
     if row["paced"] or row["oversubscribed"] or not isinstance(row["device_name"], str):
         return None
     peak = peak_flops_per_s(row["device_name"], row["precision"])
-    return None if peak is None else float(row["flops_per_token"] * row["tokens_per_s_per_rank"] / peak)
+    return mfu(row["flops_per_token"], row["tokens_per_s"], row["world_size"], peak)
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ _ASKED = [
 def judge(launches: pd.DataFrame) -> pd.DataFrame:
     """The launches, with outcome "invalid" and a reason for each that is ok but may not be believed.
 
-    Takes and returns the columns of `bench.results.store.to_frame`; the input is left as it was. A launch that fails
+    Takes and returns the columns of `bench.results.frame.to_frame`; the input is left as it was. A launch that fails
     several gates names them all.
     """
     judged = launches.copy()

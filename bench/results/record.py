@@ -113,3 +113,11 @@ class Record(_Schema):
     environment: Environment | None = None
     deepspeed_config: dict[str, Any] | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
+
+    def mean_losses(self) -> list[float]:
+        """Loss of each step from the first warm-up step on, the mean over ranks (which have equally many tokens)."""
+        return [sum(losses) / len(losses) for losses in zip(*(rank.losses for rank in self.ranks), strict=True)]
+
+    def slowest_step_times_s(self) -> list[float]:
+        """Seconds of each step of the window, the slowest rank's."""
+        return [max(times_s) for times_s in zip(*(rank.step_times_s for rank in self.ranks), strict=True)]

@@ -129,8 +129,11 @@ def read_records(folder: Path) -> list[Record]:
     return records
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `scalebench run` noted about the suite measured in this folder; `None` where no suite was."""
+def check_manifest(folder: Path) -> dict[str, Any] | None:
+    """What `scalebench run` noted about the suite measured in this folder; None where no suite was.
+
+    Raises RecordError for what is not a manifest, and for one of another schema version.
+    """
     path = folder / MANIFEST_NAME
     if not path.exists():
         return None
@@ -140,13 +143,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise RecordError(f"cannot read {path}: {error}", hint="give another --output folder") from error
     if not isinstance(manifest, dict):
         raise RecordError(f"{path} is not a suite manifest", hint="give another --output folder")
-    return manifest
-
-
-def check_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, after its schema version was checked. Raises RecordError for another version."""
-    manifest = read_manifest(folder)
-    if manifest is not None and manifest.get("schema_version") != SCHEMA_VERSION:
+    if manifest.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(
             f"{folder} holds results of schema version {manifest.get('schema_version')!r}, expected {SCHEMA_VERSION}",
             hint="use the scalebench that wrote them, or another --output folder",

@@ -219,9 +219,8 @@ def _join(launch: Launch, device: torch.device) -> None:
 
 
 def _say(record: Record, path: Path) -> None:
-    slowest = [max(times) for times in zip(*(rank.step_times_s for rank in record.ranks), strict=True)]
-    median_s = statistics.median(slowest)
-    loss = record.ranks[0].losses[-1]
+    median_s = statistics.median(record.slowest_step_times_s())
+    loss = record.mean_losses()[-1]
     finite = "" if math.isfinite(loss) else " (not finite)"
     print(
         f"{record.cell.id}: {median_s:.4f} s a step, {record.cell.tokens_per_step / median_s:,.0f} tokens/s, "

@@ -43,10 +43,6 @@ def losses_of_one_process(cell: Cell, num_steps: int) -> list[float]:
     return losses
 
 
-def mean_losses(record: Record) -> list[float]:
-    return [sum(step) / len(record.ranks) for step in zip(*(rank.losses for rank in record.ranks), strict=True)]
-
-
 def test_losses_follow_one_process_on_the_same_global_batch(equal_work: EqualWork) -> None:
     _, records = equal_work
     assert len(records) == 13
@@ -55,7 +51,7 @@ def test_losses_follow_one_process_on_the_same_global_batch(equal_work: EqualWor
     assert reference[0] - reference[-1] > 0.05
     for record in records:
         assert record.cell.global_batch_size == 8
-        losses = mean_losses(record)
+        losses = record.mean_losses()
         assert record.work is not None
         assert len(losses) == record.work.num_warmup_steps + 8
         assert losses == pytest.approx(reference[: len(losses)], rel=1e-4), record.cell.id

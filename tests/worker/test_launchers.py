@@ -28,10 +28,6 @@ grids:
 """
 
 
-def losses(record: Record) -> list[float]:
-    return [sum(step) / len(record.ranks) for step in zip(*(rank.losses for rank in record.ranks), strict=True)]
-
-
 def test_torchrun_launches_do_equal_work(tmp_path: Path, scalebench: Scalebench) -> None:
     suite, results = tmp_path / "torchrun.yaml", tmp_path / "results"
     suite.write_text(TORCHRUN)
@@ -43,7 +39,7 @@ def test_torchrun_launches_do_equal_work(tmp_path: Path, scalebench: Scalebench)
         assert record.launcher == "torchrun" and "torchrun" in record.command[0]
         ddp = next(r for r in records if r.cell.model == record.cell.model and r.cell.strategy == "ddp")
         tolerance = 1e-4 if record.cell.precision == "fp32" else 2e-2
-        assert losses(record) == pytest.approx(losses(ddp), rel=tolerance), record.cell.id
+        assert record.mean_losses() == pytest.approx(ddp.mean_losses(), rel=tolerance), record.cell.id
 
 
 def started_by_hand(folder: Path, launcher: list[str], *flags: str) -> Record:
