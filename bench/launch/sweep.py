@@ -26,7 +26,7 @@ from bench.launch.process import LaunchProcess, end_processes
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
-from bench.results.record import SCHEMA_VERSION, Record
+from bench.results.record import KINDS, SCHEMA_VERSION, LaunchKind, Record
 from bench.results.store import MANIFEST_NAME, check_manifest, read_record, record_paths, write_atomically, write_record
 
 
@@ -46,11 +46,12 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One launch to be made: which cell, and its number in the suite's run order."""
+    """One launch to be made: which cell, of which kind, and its number in the suite's run order."""
 
     cell: Cell
     settings: LaunchSettings
     sequence: int
+    kind: LaunchKind = "timing"
 
 
 @dataclass
@@ -77,10 +78,13 @@ class Sweep:
         # Rounds of all cells, each in an order of its own: drift of the machine then hits every cell alike.
         order = random.Random(self.suite.seed)
         self.tasks = []
-        for launch_round in range(max((planned.settings.launches for planned in runnable), default=0)):
-            due = [planned for planned in runnable if launch_round < planned.settings.launches]
+        settings = [planned.settings for planned in runnable]
+        for launch_round in range(max((max(s.launches, s.attribution_launches) for s in settings), default=0)):
+            due = [(p, KINDS[0]) for p in runnable if launch_round < p.settings.launches]
+            due += [(p, KINDS[1]) for p in runnable if launch_round < p.settings.attribution_launches]
             order.shuffle(due)
-            self.tasks += [Task(planned.cell, planned.settings, len(self.tasks) + i) for i, planned in enumerate(due)]
+            for planned, kind in due:
+                self.tasks.append(Task(planned.cell, planned.settings, len(self.tasks), kind))
 
     def _too_large(self, cell: Cell) -> str | None:
         if cell.world_size > self.machine.num_slots:
@@ -118,15 +122,15 @@ class Sweep:
 
         Any outcome but `skipped` covers a task: out of memory is a result. `forget_failed` makes them missing again.
         """
-        done: Counter[str] = Counter()
+        done: Counter[tuple[str, LaunchKind]] = Counter()
         for path in record_paths(self.folder):
             record = read_record(path)
             if record.outcome != "skipped":
-                done[record.cell.id] += 1
+                done[record.cell.id, record.kind] += 1
         missing = []
         for task in self.tasks:
-            if done[task.cell.id] > 0:
-                done[task.cell.id] -= 1
+            if done[task.cell.id, task.kind] > 0:
+                done[task.cell.id, task.kind] -= 1
             else:
                 missing.append(task)
         return missing
@@ -194,6 +198,7 @@ class Sweep:
         command = launch_command(self.launcher, task.cell, folder / LAUNCH_NAME, free_port(), self.hostfile)
         launch = Launch(
             launch_id=launch_id,
+            kind=task.kind,
             cell=task.cell,
             suite=self.suite.name,
             sequence=task.sequence,
@@ -202,6 +207,7 @@ class Sweep:
             launcher=self.launcher,
             command=command,
             timeout_s=task.settings.timeout_s,
+            seed=self.suite.seed + task.sequence,
         )
         write_launch(folder, launch)
         oom_kills = num_oom_kills()

@@ -17,7 +17,7 @@ from bench.plan.yaml_source import Location, YamlSource
 SHIPPED = Path(__file__).parent / "suites"
 MAX_CELLS = 10_000
 
-_LAUNCH_KEYS = frozenset({"launches", "timeout_s"})
+_LAUNCH_KEYS = frozenset({"launches", "attribution_launches", "timeout_s"})
 _DERIVED_KEYS = frozenset({"global_batch_size"})
 _CELL_KEYS = frozenset(Cell.model_fields)
 GRID_KEYS = _CELL_KEYS | _LAUNCH_KEYS | _DERIVED_KEYS
@@ -25,11 +25,13 @@ SUITE_KEYS = frozenset({"name", "description", "seed", "defaults", "grids"})
 
 
 class LaunchSettings(BaseModel):
-    """How often a cell is launched, and how long one launch may take before it is ended."""
+    """How often a cell is launched for its speed, how often for where its time goes (metered), and how long one launch
+    may take before it is ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     launches: Annotated[int, Field(ge=1, le=1000)] = 1
+    attribution_launches: Annotated[int, Field(ge=0, le=1000)] = 0
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import RecordError
 from bench.plan.cell import Cell
+from bench.results.record import Injection
 from bench.results.store import RECORD_NAME, write_atomically
 
 LAUNCH_NAME = "launch.json"
@@ -18,7 +19,8 @@ LAUNCH_NAME = "launch.json"
 class Launch(BaseModel):
     """One start of all ranks for one cell, as every rank reads it.
 
-    `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes).
+    `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes). `seed` and
+    `injections` are for attribution launches: what the order of arms is drawn from, and what is disturbed on purpose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +35,8 @@ class Launch(BaseModel):
     launcher: str
     command: list[str] = []
     timeout_s: float = 1800.0
+    seed: int = 0
+    injections: list[Injection] = []
 
 
 class Failure(BaseModel):

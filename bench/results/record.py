@@ -12,6 +12,10 @@ SCHEMA_VERSION: Literal[1] = 1
 
 Outcome = Literal["ok", "invalid", "oom", "timeout", "crashed", "unreachable", "skipped"]
 LaunchKind = Literal["timing", "attribution"]
+KINDS: tuple[LaunchKind, LaunchKind] = ("timing", "attribution")
+Arm = Literal["full", "sync", "local"]
+ARMS: tuple[Arm, ...] = ("full", "sync", "local")
+"""How the meter carries collectives: they run; a one-element all-reduce runs in their place; nothing runs."""
 
 
 class _Schema(BaseModel):
@@ -33,6 +37,85 @@ class Phases(_Schema):
     checks_s: float
 
 
+SpanKind = Literal["step", "compute", "collective"]
+
+
+class LedgerLine(_Schema):
+    """`count` calls of one collective in each of `steps` (numbered from the window's first). `payload_bytes` is the full
+    array of one call, as nccl-tests counts: for all-gather what one rank ends up with, for reduce-scatter what one
+    rank brings."""
+
+    operation: str
+    group_size: int
+    payload_bytes: int
+    count: int
+    steps: list[int]
+
+
+class Span(_Schema):
+    """Something that took time in one step of one rank, on the host's monotonic clock in seconds: computing (forward,
+    backward, optimizer), a collective from its launch to its completion, or the whole step."""
+
+    name: str
+    kind: SpanKind
+    start_s: float
+    end_s: float
+    payload_bytes: int | None = None
+
+
+class Injection(_Schema):
+    """A known disturbance, measured in blocks of its own in `arms`.
+
+    `delay`: every collective of every rank completes `seconds` late. `slow_rank`: `rank` sleeps `seconds` once in each
+    micro-batch (`input`: in each step), in the part that `where` names. `withhold`: `rank` is left out of the all-reduce
+    with number `collective` of each step, which the others carry without it.
+    """
+
+    name: str
+    kind: Literal["delay", "slow_rank", "withhold"]
+    seconds: float = 0.0
+    rank: int | None = None
+    where: Literal["forward", "backward", "input"] | None = None
+    collective: int | None = None
+    arms: list[Arm] = ["full"]
+
+
+class Block(_Schema):
+    """Consecutive steps of an attribution launch in one arm, under the injection of that name or none."""
+
+    arm: Arm
+    injection: str | None = None
+
+
+class Attribution(_Schema):
+    """How the arms were interleaved: the blocks in the order in which they ran, drawn from `seed`. The first
+    `num_dropped_steps` steps of each block are not in the figures."""
+
+    seed: int
+    num_dropped_steps: int
+    blocks: list[Block]
+    injections: list[Injection] = []
+
+
+class RankAttribution(_Schema):
+    """What one rank measured in an attribution launch.
+
+    `block_times_s`: seconds of each kept step of each block. `ledger`: the collectives of the window, which ran in `full`
+    before any other arm; `injected_ledgers`: those of the blocks under an injection that changes what is sent.
+    `timeline`: one step in `full`; the ranks of a host share one clock, and `barrier_s` is when this rank left the barrier
+    before that step. `finite`: all losses of all blocks were. `num_skipped_steps`: steps of blocks whose update the loss
+    scaler skipped.
+    """
+
+    block_times_s: list[list[float]]
+    ledger: list[LedgerLine]
+    injected_ledgers: dict[str, list[LedgerLine]] = {}
+    timeline: list[Span] = []
+    barrier_s: float | None = None
+    finite: bool = True
+    num_skipped_steps: int = 0
+
+
 class RankRecord(_Schema):
     """What one rank measured. `step_times_s` has one entry a step of the window, `losses` one a step from the first
     warm-up step on: the mean over this rank's tokens. `peak_memory_bytes` is the allocator's peak on CUDA
@@ -51,6 +134,7 @@ class RankRecord(_Schema):
     peak_memory_bytes: int
     base_memory_bytes: int
     phases: Phases
+    attribution: RankAttribution | None = None
 
 
 class Replicas(_Schema):
@@ -112,6 +196,7 @@ class Record(_Schema):
     work: Work | None = None
     environment: Environment | None = None
     deepspeed_config: dict[str, Any] | None = None
+    attribution: Attribution | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
 
     def mean_losses(self) -> list[float]:

@@ -22,10 +22,13 @@ from bench.plan.strategies import STRATEGIES
 from bench.results.launch_file import Launch, record_path
 from bench.results.record import Phases, RankRecord, Record, Work
 from bench.results.store import write_record
+from bench.worker.attribution import attribute
 from bench.worker.data.batches import GlobalBatches
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
+from bench.worker.meter.ledger import Ledger
 from bench.worker.meter.memory import MemoryPeak
+from bench.worker.meter.process_group import BACKEND, Meter, register
 from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy
 
 WARMUP_BLOCK_STEPS = 3
@@ -44,11 +47,14 @@ class Interval:
 class Trainer:
     """One rank's training: a strategy, its batches, and what each optimizer step came to."""
 
-    def __init__(self, cell: Cell, device: torch.device, control: dist.ProcessGroup) -> None:
+    def __init__(
+        self, cell: Cell, device: torch.device, control: dist.ProcessGroup, meter: Meter | None = None
+    ) -> None:
         module, _, name = STRATEGIES[cell.strategy].target.partition(":")
         self.cell = cell
         self.device = device
         self.control = control
+        self.meter = meter
         self.strategy: Strategy = getattr(importlib.import_module(module), name)()
         # After the strategy's imports: DeepSpeed's own 100 MiB are not the model's.
         self.memory = MemoryPeak(device)
@@ -62,13 +68,17 @@ class Trainer:
             seed=cell.seed,
         )
         self.results: list[StepLoss] = []
+        # An attribute, so that a disturbance can be put in its place.
+        self.input_pipeline = self._micro_batches
 
     def step(self) -> None:
         """One optimizer step on the next global batch."""
-        self.results.append(self.strategy.step(self._micro_batches()))
+        if self.meter is not None:
+            self.meter.begin_step()
+        self.results.append(self.strategy.step(self.input_pipeline(len(self.results))))
 
-    def _micro_batches(self) -> list[MicroBatch]:
-        batches = self.batches.micro_batches(len(self.results), dist.get_rank())
+    def _micro_batches(self, step: int) -> list[MicroBatch]:
+        batches = self.batches.micro_batches(step, dist.get_rank())
         if self.device.type == "cpu":
             return batches
         return [
@@ -122,23 +132,28 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     cell = launch.cell
     device = _device()
     torch.set_num_threads(cell.threads_per_rank or (1 if device.type == "cpu" else torch.get_num_threads()))
-    _join(launch, device)
+    meter = Meter(device) if launch.kind == "attribution" else None
+    _join(launch, device, meter)
     # Control traffic never shares the measured process group.
     control = dist.new_group(backend="gloo")
-    trainer = Trainer(cell, device, control)
+    trainer = Trainer(cell, device, control, meter)
     built_s = time.monotonic()
     num_warmup_steps, settled = trainer.warm_up()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
     gc.disable()
+    if meter is not None:
+        meter.ledger = Ledger()
     warm_s = time.monotonic()
     step_times_s = trainer.timed_steps(cell.steps)
     measured_s = time.monotonic()
-    gc.enable()
+    ledger = meter.ledger.close() if meter is not None else []
     peak_bytes = trainer.memory.peak_bytes()
     losses = [float(result.loss) for result in trainer.results]
     replicas = trainer.strategy.replica_distance()
     skipped = sum(result.skipped for result in trainer.results[num_warmup_steps:])
+    plan, arms = attribute(trainer, launch, meter, ledger) if meter is not None else (None, None)
+    gc.enable()
     here = RankRecord(
         rank=dist.get_rank(),
         local_rank=int(os.environ["LOCAL_RANK"]),
@@ -159,6 +174,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             window_s=measured_s - warm_s,
             checks_s=time.monotonic() - measured_s,
         ),
+        attribution=arms,
     )
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, here.model_dump(), group=control)
@@ -187,6 +203,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             work=work,
             environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
             deepspeed_config=trainer.strategy.deepspeed_config,
+            attribution=plan,
             ranks=ranks,
         )
         path = record_path(folder or output / cell.id / launch.launch_id)
@@ -206,16 +223,18 @@ def _device() -> torch.device:
     return torch.device("cpu")
 
 
-def _join(launch: Launch, device: torch.device) -> None:
+def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:
     timeout = datetime.timedelta(seconds=launch.timeout_s)
-    if device.type == "cuda":
-        dist.init_process_group("nccl", timeout=timeout)
-    elif "MASTER_PORT" in os.environ:
-        dist.init_process_group("gloo", timeout=timeout)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if meter is not None:
+        register(meter)
+        backend = BACKEND
+    if device.type == "cuda" or "MASTER_PORT" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
     else:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
         os.environ["MASTER_PORT"] = str(store.port)
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
 
 
 def _say(record: Record, path: Path) -> None:

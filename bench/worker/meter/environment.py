@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from bench.results.record import Environment
+from bench.worker.meter.process_group import MeteringGroup
 
 _PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "KMP_", "CUDA_", "TORCH_", "PYTORCH_", "DS_", "DEEPSPEED_")
 _PACKAGES = ("deepspeed", "transformers", "numpy", "scalebench")
@@ -34,9 +35,15 @@ def environment(device: torch.device, num_nodes: int) -> Environment:
         versions=_versions(),
         git_commit=_git_commit(),
         variables={key: os.environ[key] for key in sorted(os.environ) if key.startswith(_PREFIXES)},
-        backend=dist.get_backend(),
+        backend=_backend(),
         num_nodes=num_nodes,
     )
+
+
+def _backend() -> str:
+    """The backend that really communicates, metered or not."""
+    group = dist.group.WORLD
+    return str(dist.get_backend()) if not isinstance(group, MeteringGroup) else group.inner.name()
 
 
 def _versions() -> dict[str, str]:

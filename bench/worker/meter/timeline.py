@@ -1,0 +1,67 @@
+"""When things happened inside one optimizer step of this rank: computing, and each collective launched and completed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd import Variable
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from bench.results.record import Span, SpanKind
+
+
+class Timeline:
+    """Collects spans on the host's monotonic clock, in seconds. For one step: taking stamps costs microseconds each."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def add(self, name: str, kind: SpanKind, start_s: float, payload_bytes: int | None = None) -> None:
+        """A span that ends now."""
+        span = Span(name=name, kind=kind, start_s=start_s, end_s=time.perf_counter(), payload_bytes=payload_bytes)
+        self.spans.append(span)
+
+    def launched(self, operation: str, payload_bytes: int) -> Callable[[], None]:
+        """A collective is launched now; call the result when it completes."""
+        start_s = time.perf_counter()
+        return lambda: self.add(operation, "collective", start_s, payload_bytes)
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Note forward and backward passes of `model`, and optimizer steps, while the block runs.
+
+        A backward pass ends where autograd has nothing left to do, before its engine callbacks: DDP waits for its buckets in
+        one of those.
+        """
+        started: dict[str, float] = {}
+
+        def begin(name: str) -> None:
+            started[name] = time.perf_counter()
+
+        def end(name: str) -> None:
+            self.add(name, "compute", started.pop(name))
+
+        def loss_gradient(gradient: Tensor) -> None:
+            begin("backward")
+            Variable._execution_engine.queue_callback(lambda: end("backward"))
+
+        def forward_ends(module: nn.Module, inputs: Any, output: Any) -> None:
+            end("forward")
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(loss_gradient)  # type: ignore[no-untyped-call]
+
+        hooks = [
+            model.register_forward_pre_hook(lambda module, inputs: begin("forward")),
+            model.register_forward_hook(forward_ends),
+            register_optimizer_step_pre_hook(lambda optimizer, *_: begin("optimizer")),
+            register_optimizer_step_post_hook(lambda optimizer, *_: end("optimizer")),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
