@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bench.errors import ScalebenchError
+from bench.errors import LaunchError, ScalebenchError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from bench.analysis.proof import Finding
+    from bench.launch.launcher import LauncherName
     from bench.launch.sweep import Sweep
     from bench.publish import Findings
+
+LAUNCHERS = ("deepspeed", "torchrun")
 
 app = typer.Typer(
     name="scalebench",
@@ -27,6 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+LauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed or torchrun.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
 
 
@@ -51,8 +59,8 @@ def _root(
 def run(
     suite: Annotated[str, typer.Argument(help="A shipped suite (quick, v100-8, accumulation) or a YAML file.")],
     output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/SUITE]")] = None,
-    launcher: Annotated[str, typer.Option(help="Who starts the ranks: deepspeed or torchrun.")] = "deepspeed",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    launcher: LauncherOption = "deepspeed",
+    device: DeviceOption = "auto",
     slots: Annotated[
         int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")
     ] = None,
@@ -66,24 +74,18 @@ def run(
 
     Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
     """
-    from bench.errors import LaunchError, nearest
     from bench.launch.hostfile import read_hostfile
     from bench.launch.machine import detect
     from bench.launch.sweep import Interrupted, Sweep
     from bench.plan.suite import load_suite
     from bench.results.store import locked
 
-    for flag, value, allowed in (
-        ("--launcher", launcher, ("deepspeed", "torchrun")),
-        ("--device", device, ("auto", "cpu", "cuda")),
-    ):
-        if value not in allowed:
-            raise LaunchError(f"{flag}: found {value!r}", hint=nearest(value, allowed))
+    started_by = _launcher(launcher, device)
     chosen = load_suite(suite)
     hosts = read_hostfile(hostfile) if hostfile is not None else None
     machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
     folder = output or Path("results") / chosen.name
-    sweep = Sweep(chosen, machine, launcher, folder, hosts)  # type: ignore[arg-type]  # checked above
+    sweep = Sweep(chosen, machine, started_by, folder, hosts)
     if dry_run:
         _print_plan(sweep, as_json)
         return
@@ -116,6 +118,42 @@ def run(
     failed = _finish(folder, sweep, console, report, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _launcher(launcher: str, device: str) -> LauncherName:
+    """The launcher of that name. Raises LaunchError where it, or the device, is none."""
+    for flag, value, allowed in (("--launcher", launcher, LAUNCHERS), ("--device", device, ("auto", "cpu", "cuda"))):
+        if value not in allowed:
+            raise LaunchError(f"{flag}: found {value!r}", hint=nearest(value, allowed))
+    return cast("LauncherName", launcher)
+
+
+def _proof_table(found: list[Finding]) -> Table:
+    """What was injected, and what came back."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from reports import units
+
+    def write(value: float | None, unit: str) -> str:
+        if unit == "s":
+            return units.seconds(value)
+        return units.number(value) if unit == "" else f"{units.count(value)}{' B' if unit == 'bytes' else ''}"
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("injected", no_wrap=True)
+    for title in ("amount", "expected", "recovered", "tolerance"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for finding in found:
+        cells = [
+            finding.name,
+            ("rank " if finding.injected_unit == "rank" else "") + write(finding.injected, finding.injected_unit),
+            *(write(value, finding.unit) for value in (finding.expected, finding.recovered, finding.tolerance)),
+            "recovered" if finding.ok else "MISSED",
+        ]
+        table.add_row(*map(Text, cells), style="" if finding.ok else "red")
+    return table
 
 
 def _console(stderr: bool = False) -> Console:
@@ -171,6 +209,49 @@ def _show(findings: Findings, console: Console, report: bool, as_json: bool, mor
     console.print(headline(findings))
     if page is not None:
         console.print(f"report: {page}", markup=False, highlight=False)
+
+
+@app.command(epilog="Example: scalebench prove --world-size 4")
+def prove(
+    world_size: Annotated[int, typer.Option("--world-size", help="Ranks, at least 2.")] = 4,
+    output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/prove]")] = None,
+    launcher: LauncherOption = "deepspeed",
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Which ranks are slow, and the order of blocks.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Prove the meter on this machine: inject known delays, a slow rank and a missing payload, and get them back.
+
+    Exits 0 if everything injected was recovered, 1 if one was missed, 2 for bad input.
+    """
+    from bench import prove as proof
+    from bench.launch.machine import detect
+    from bench.launch.sweep import Interrupted
+    from bench.progress import SweepProgress
+    from bench.results.store import locked
+
+    chosen = _launcher(launcher, device)
+    tasks = proof.plan(world_size, seed)
+    folder = output or proof.FOLDER
+    machine = detect(device, None)
+    with locked(folder):
+        try:
+            with SweepProgress(_console(stderr=as_json)) as progress:
+                found, records = proof.prove(tasks, machine, chosen, folder, progress)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            print(f"stopped ({stop or 'SIGINT'}): nothing was proved", file=sys.stderr)
+            raise typer.Exit(130) from None
+    missed = [finding for finding in found if not finding.ok]
+    broken = [record for record in records if record.outcome != "ok"]
+    if as_json:
+        print(json.dumps([{**dataclasses.asdict(finding), "ok": finding.ok} for finding in found]))
+    else:
+        _console().print(_proof_table(found))
+        print(f"{len(found) - len(missed)} of {len(found)} recovered; {machine.description}; records: {folder}")
+    for record in broken:
+        print(f"{record.outcome}: {record.cell.id}: {record.reason}", file=sys.stderr)
+    if missed or broken:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: scalebench report results/quick")

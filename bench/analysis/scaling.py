@@ -19,11 +19,20 @@ COLUMNS = [
     *("activation_checkpointing", "deepspeed_config", "corpus", "learning_rate", "weight_decay", "seed", "steps"),
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
-    "baseline_world_size",
+    *("baseline_world_size", "baseline_cell_id"),
 ]
 
 _TEXT = [
-    *("baseline", "reason", "setting", "contender", "deepspeed_config", "device_type", "device_name"),
+    *(
+        "baseline",
+        "baseline_cell_id",
+        "reason",
+        "setting",
+        "contender",
+        "deepspeed_config",
+        "device_type",
+        "device_name",
+    ),
     "oversubscribed",
 ]
 _FLOATS = [
@@ -189,7 +198,7 @@ def _base(table: pd.DataFrame, by: str, axis: str) -> pd.DataFrame:
     """
     ok = table[table["outcome"] == "ok"].sort_values([axis, "tokens_per_s"], ascending=[True, False], kind="stable")
     groups = ok.groupby(by, sort=False)
-    names = ["contender", "scaling", "world_size", "grad_accum_steps", "tokens_per_s", "oversubscribed"]
+    names = ["contender", "scaling", "world_size", "grad_accum_steps", "tokens_per_s", "oversubscribed", "cell_id"]
     return groups[names].transform("first")[groups[axis].transform("nunique") > 1]
 
 
@@ -202,6 +211,7 @@ def _against_baseline(table: pd.DataFrame) -> None:
         for name, kind, size, accumulation in base.iloc[:, :4].itertuples(index=False, name=None)
     ]
     table.loc[base.index, "baseline_world_size"] = base["world_size"].astype(float)
+    table.loc[base.index, "baseline_cell_id"] = base["cell_id"]
     fair = ~(rows["oversubscribed"].astype(bool) | base["oversubscribed"].astype(bool))
     speedup = (rows["tokens_per_s"] / base["tokens_per_s"])[fair]
     table.loc[speedup.index, "speedup"] = speedup

@@ -26,7 +26,7 @@ from bench.launch.process import LaunchProcess, end_processes
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
-from bench.results.record import KINDS, SCHEMA_VERSION, LaunchKind, Record
+from bench.results.record import KINDS, SCHEMA_VERSION, Injection, LaunchKind, Record
 from bench.results.store import MANIFEST_NAME, check_manifest, read_record, record_paths, write_atomically, write_record
 
 
@@ -46,12 +46,13 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One launch to be made: which cell, of which kind, and its number in the suite's run order."""
+    """One launch to be made: which cell, of which kind, its number in the suite's run order, and what is disturbed in it."""
 
     cell: Cell
     settings: LaunchSettings
     sequence: int
     kind: LaunchKind = "timing"
+    injections: tuple[Injection, ...] = ()
 
 
 @dataclass
@@ -157,19 +158,23 @@ class Sweep:
 
         Raises Interrupted when the user stops it: what is whole stays, and the same command goes on from there.
         """
+        skipped = [self._note_skipped(cell, reason) for cell, reason in self.skipped]
+        return skipped + self.launch(self.missing(), progress)
+
+    def launch(self, tasks: list[Task], progress: Progress) -> list[Record]:
+        """Make these launches, one after the other, whatever the folder holds. Returns their records; raises as `run`."""
+        records: list[Record] = []
         with _stop_on_signal():
-            records = [self._note_skipped(cell, reason) for cell, reason in self.skipped]
-            missing = self.missing()
             spent_s: list[float] = []
-            for index, task in enumerate(missing):
-                eta_s = sum(spent_s) / len(spent_s) * (len(missing) - index) if spent_s else None
-                progress.started(task.cell, index, len(missing), eta_s)
+            for index, task in enumerate(tasks):
+                eta_s = sum(spent_s) / len(spent_s) * (len(tasks) - index) if spent_s else None
+                progress.started(task.cell, index, len(tasks), eta_s)
                 started = time.monotonic()
                 record = self._launch(task, progress.tick)
                 spent_s.append(time.monotonic() - started)
-                progress.ended(record, index, len(missing))
+                progress.ended(record, index, len(tasks))
                 records.append(record)
-            return records
+        return records
 
     def command(self, task: Task) -> list[str]:
         """The launch command of a task, as --dry-run prints it: the launch's own id and port come at its start."""
@@ -208,6 +213,7 @@ class Sweep:
             command=command,
             timeout_s=task.settings.timeout_s,
             seed=self.suite.seed + task.sequence,
+            injections=list(task.injections),
         )
         write_launch(folder, launch)
         oom_kills = num_oom_kills()

@@ -54,13 +54,15 @@ class LedgerLine(_Schema):
 
 class Span(_Schema):
     """Something that took time in one step of one rank, on the host's monotonic clock in seconds: computing (forward,
-    backward, optimizer), a collective from its launch to its completion, or the whole step."""
+    backward, optimizer), a collective from its launch to its completion, or the whole step. `waited_s` is when the host
+    began to wait for the collective; None if it did so inside C++, as DDP does after the backward pass."""
 
     name: str
     kind: SpanKind
     start_s: float
     end_s: float
     payload_bytes: int | None = None
+    waited_s: float | None = None
 
 
 class Injection(_Schema):

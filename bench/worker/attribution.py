@@ -73,7 +73,7 @@ def attribute(
         block_times_s=block_times_s,
         ledger=ledger,
         injected_ledgers={name: kept.lines() for name, kept in injected_ledgers.items()},
-        timeline=timeline.spans,
+        timeline=timeline.spans(),
         barrier_s=barrier_s,
         finite=all(math.isfinite(float(result.loss)) for result in results),
         num_skipped_steps=sum(result.skipped for result in results),
@@ -82,7 +82,6 @@ def attribute(
 
 def _timeline(trainer: Trainer, meter: Meter) -> tuple[Timeline, float]:
     """One step in `full`, stamped; and when this rank left the barrier before it. A step before it meets the line."""
-    timeline = Timeline()
     meter.line = Line(meter.device)
     trainer.step()
     timeline = meter.timeline = Timeline()

@@ -6,24 +6,28 @@ import datetime
 import queue
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_Entry = tuple[dist.Work, "torch.futures.Future[Any]", list[Tensor], Callable[[], None] | None]
+from bench.worker.meter.timeline import Passage
+
+_Entry = tuple[dist.Work, "torch.futures.Future[Any]", list[Tensor], Passage | None]
 
 
 class _Late(dist.Work):
     """A collective that completes when the line says so."""
 
-    def __init__(self, future: torch.futures.Future[Any]) -> None:
+    def __init__(self, future: torch.futures.Future[Any], passage: Passage | None) -> None:
         super().__init__()
         self._future = future
+        self._passage = passage
 
     def wait(self, timeout: datetime.timedelta | None = None) -> bool:
+        if self._passage is not None:
+            self._passage.waited()
         self._future.wait()
         return True
 
@@ -48,13 +52,13 @@ class Line:
         self._thread = threading.Thread(target=self._run, name="scalebench-line", daemon=True)
         self._thread.start()
 
-    def carry(self, work: dist.Work, outputs: list[Tensor], completed: Callable[[], None] | None = None) -> dist.Work:
-        """A Work that completes when `work` has passed the line; `completed` is called at that moment."""
+    def carry(self, work: dist.Work, outputs: list[Tensor], passage: Passage | None = None) -> dist.Work:
+        """A Work that completes when `work` has passed the line; `passage` is told so."""
         future: torch.futures.Future[Any] = torch.futures.Future(
             devices=[self._device] if self._device.type == "cuda" else []
         )
-        self._entries.put((work, future, outputs, completed))
-        return _Late(future)
+        self._entries.put((work, future, outputs, passage))
+        return _Late(future, passage)
 
     def close(self) -> None:
         """Let what is in the line pass, and end its thread."""
@@ -72,17 +76,17 @@ class Line:
 
     def _pass_on(self) -> None:
         while (entry := self._entries.get()) is not None:
-            work, future, outputs, completed = entry
+            work, future, outputs, passage = entry
             try:
                 work.wait()
                 if self._device.type == "cuda":
                     # There wait() only queues the waiting on this thread's stream.
                     torch.cuda.current_stream(self._device).synchronize()
                 time.sleep(self.delay_s)
-                if completed is not None:
-                    completed()
+                if passage is not None:
+                    passage.completed()
                 future.set_result(outputs)
             except Exception as error:
                 future.set_exception(error)
             # Not until the next entry comes: a kept Work keeps its tensors.
-            del entry, work, future, outputs, completed
+            del entry, work, future, outputs, passage

@@ -143,11 +143,11 @@ class MeteringGroup(dist.ProcessGroup):
         meter.ledger.count(operation.name, self.size(), payload_bytes)
         run: Callable[..., dist.Work | None] = getattr(self.inner, _name_there(method))
         if meter.arm == "full" or (meter.arm == "sync" and payload_bytes <= SMALL_BYTES):
-            stamp = meter.timeline.launched(operation.name, payload_bytes) if meter.timeline is not None else None
+            passage = meter.timeline.launched(operation.name, payload_bytes) if meter.timeline is not None else None
             work = run(*arguments, **named)
             if meter.line is None or work is None or self._coalesced is not None:
                 return work
-            return meter.line.carry(work, outputs, stamp)
+            return meter.line.carry(work, outputs, passage)
         operation.fill(arguments, self.rank(), self.size())
         if self._coalesced is not None:
             self._coalesced += outputs

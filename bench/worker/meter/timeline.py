@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,21 +15,51 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from bench.results.record import Span, SpanKind
 
 
+@dataclass
+class Passage:
+    """One collective on its way."""
+
+    timeline: Timeline
+    operation: str
+    payload_bytes: int
+    start_s: float
+    waited_s: float | None = None
+
+    def waited(self) -> None:
+        """The host begins to wait for it; the first time counts."""
+        if self.waited_s is None:
+            self.waited_s = time.perf_counter()
+
+    def completed(self) -> None:
+        span = Span(
+            name=self.operation,
+            kind="collective",
+            start_s=self.start_s,
+            end_s=time.perf_counter(),
+            payload_bytes=self.payload_bytes,
+        )
+        self.timeline.passages.append((span, self))
+
+
 class Timeline:
     """Collects spans on the host's monotonic clock, in seconds. For one step: taking stamps costs microseconds each."""
 
     def __init__(self) -> None:
-        self.spans: list[Span] = []
+        self._spans: list[Span] = []
+        self.passages: list[tuple[Span, Passage]] = []
 
-    def add(self, name: str, kind: SpanKind, start_s: float, payload_bytes: int | None = None) -> None:
+    def spans(self) -> list[Span]:
+        """All that was noted, by its start. Call it when the step is over."""
+        collectives = [span.model_copy(update={"waited_s": passage.waited_s}) for span, passage in self.passages]
+        return sorted([*self._spans, *collectives], key=lambda span: span.start_s)
+
+    def add(self, name: str, kind: SpanKind, start_s: float) -> None:
         """A span that ends now."""
-        span = Span(name=name, kind=kind, start_s=start_s, end_s=time.perf_counter(), payload_bytes=payload_bytes)
-        self.spans.append(span)
+        self._spans.append(Span(name=name, kind=kind, start_s=start_s, end_s=time.perf_counter()))
 
-    def launched(self, operation: str, payload_bytes: int) -> Callable[[], None]:
-        """A collective is launched now; call the result when it completes."""
-        start_s = time.perf_counter()
-        return lambda: self.add(operation, "collective", start_s, payload_bytes)
+    def launched(self, operation: str, payload_bytes: int) -> Passage:
+        """A collective is launched now; its passage says when it is waited for and when it completes."""
+        return Passage(self, operation, payload_bytes, time.perf_counter())
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

@@ -1,0 +1,266 @@
+"""Where each step's time goes: lost efficiency as factors that multiply back to the whole, from the arms of the meter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.results.record import Arm, Record
+
+_CELL = [
+    *("model", "contender", "strategy", "scaling", "setting", "keeps", "world_size", "grad_accum_steps"),
+    *("micro_batch_size", "global_batch_size", "precision"),
+]
+FACTORS = [
+    *("load_balance", "serialization", "transfer", "communication_efficiency", "parallel_efficiency"),
+    *("compute_scaling", "global_efficiency", "efficiency"),
+]
+COLUMNS = [
+    *(*_CELL, "launches", *FACTORS, "reconciliation_error", "reconciliation_tolerance", "reconciled"),
+    *("baseline_world_size", "useful_s", "slowest_useful_s", "sync_s", "full_s", "imbalance_s", "wait_s", "transfer_s"),
+    *("exposed_comm_s", "step_time_s", "meter_overhead_frac", "straggler", "oversubscribed", "paced", "cell_id"),
+]
+RANK_COLUMNS = [*_CELL, "cell_id", "rank", "hostname", "useful_s", "wait_s", "straggler"]
+
+# The product and the directly measured efficiency come from different launches, whose difference is not known from few of
+# them: below this they are not told apart.
+LEAST_TOLERANCE = 0.03
+
+# A straggler is slower than the median of the others by this fraction of it, and by this many standard errors.
+STRAGGLER_FRAC = 0.03
+STRAGGLER_ERRORS = 4.0
+
+Seconds = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Useful:
+    """The arm `local` of one launch: what each rank does by itself.
+
+    `by_rank` (mean seconds of a step) and `error_by_rank` (its standard error) have an entry a rank. `slowest_s` is the mean
+    over steps of the slowest rank's seconds; `error_frac` the standard error of all of them over their mean.
+    """
+
+    by_rank: Seconds
+    error_by_rank: Seconds
+    slowest_s: float
+    error_frac: float
+
+    @property
+    def mean_s(self) -> float:
+        """Mean over ranks."""
+        return float(self.by_rank.mean())
+
+    @property
+    def load_balance(self) -> float:
+        """sum_k mean_r U / sum_k max_r U."""
+        return self.mean_s / self.slowest_s
+
+    @property
+    def straggler(self) -> int | None:
+        """The rank that is slower than the others beyond noise, if there is one.
+
+        Its mean useful seconds exceed the median of the others' by STRAGGLER_FRAC of it and by STRAGGLER_ERRORS of
+        its standard error.
+        """
+        rank = int(self.by_rank.argmax())
+        others = np.delete(self.by_rank, rank)
+        if not others.size:
+            return None
+        median = float(np.median(others))
+        # The noise of any rank may hit the slowest.
+        error = float(np.median(self.error_by_rank))
+        behind = float(self.by_rank[rank]) - median
+        return rank if behind > max(STRAGGLER_FRAC * median, STRAGGLER_ERRORS * error) else None
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Seconds of a step by arm, of one launch under one injection or none: `sync_s` and `full_s` are the slowest rank's mean,
+    `full_median_s` the median of the slowest rank's seconds, `error_frac` the standard error of `full_s` over it."""
+
+    useful: Useful
+    sync_s: float
+    full_s: float
+    full_median_s: float
+    error_frac: float
+
+    @property
+    def exposed_comm_s(self) -> float:
+        return self.full_s - self.useful.slowest_s
+
+
+def block_times(record: Record, arm: Arm, injection: str | None = None) -> list[Seconds]:
+    """Seconds of the kept steps of each block of an arm: arrays of shape (world_size, steps). Empty where there is none."""
+    if record.attribution is None:
+        return []
+    found = []
+    for number, block in enumerate(record.attribution.blocks):
+        if (block.arm, block.injection) == (arm, injection):
+            found.append(
+                np.array(
+                    [rank.attribution.block_times_s[number] for rank in record.ranks if rank.attribution is not None]
+                )
+            )
+    return found
+
+
+def useful(record: Record, injection: str | None = None) -> Useful | None:
+    """The arm `local` of an attribution launch; None unless it was measured under that injection."""
+    blocks = block_times(record, "local", injection)
+    if not blocks:
+        return None
+    local = np.concatenate(blocks, axis=1)
+    return Useful(
+        by_rank=local.mean(axis=1),
+        error_by_rank=local.std(axis=1, ddof=1) / local.shape[1] ** 0.5,
+        slowest_s=float(local.max(axis=0).mean()),
+        error_frac=_error_frac(blocks),
+    )
+
+
+def arms(record: Record, injection: str | None = None) -> Arms | None:
+    """The arms of an attribution launch; None unless all three were measured under that injection."""
+    local = useful(record, injection)
+    full, sync = block_times(record, "full", injection), block_times(record, "sync", injection)
+    if local is None or not sync or not full:
+        return None
+    return Arms(
+        useful=local,
+        sync_s=_slowest_mean(sync),
+        full_s=_slowest_mean(full),
+        full_median_s=float(np.median(np.concatenate(full, axis=1).max(axis=0))),
+        error_frac=_error_frac(full),
+    )
+
+
+def _slowest_mean(blocks: list[Seconds]) -> float:
+    """The slowest rank's mean step."""
+    return float(np.concatenate(blocks, axis=1).mean(axis=1).max())
+
+
+def _error_frac(blocks: list[Seconds]) -> float:
+    """Standard error of the mean over blocks, relative. Blocks, because the steps of one are not independent."""
+    means = np.array([block.mean() for block in blocks])
+    return float(means.std(ddof=1) / means.size**0.5 / means.mean()) if means.size > 1 else float("nan")
+
+
+def efficiency_table(records: list[Record], scaling: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The efficiency tree of each cell (COLUMNS), and the seconds of each of its ranks (RANK_COLUMNS).
+
+    `records`: attribution launches that passed the gates; others are passed over. `scaling`: rows of `scaling_table`,
+    which give each cell's directly measured efficiency, its baseline and its step time without the meter.
+
+    With U[r,k] the seconds of rank r in step k of the arm `local`, and T_sync, T_full the slowest rank's mean step:
+    load_balance = sum_k mean_r U / sum_k max_r U; serialization = mean_k max_r U / T_sync; transfer = T_sync / T_full;
+    communication_efficiency = serialization x transfer; parallel_efficiency = load_balance x communication_efficiency;
+    compute_scaling = useful seconds per token and rank at the baseline over the same here; global_efficiency =
+    parallel_efficiency x compute_scaling. Several launches of a cell: the mean of their seconds.
+
+    reconciliation_error = |global_efficiency / efficiency - 1|; where the baseline has more than one rank, whose own losses
+    the measured efficiency does not hold, efficiency is first multiplied by the baseline's parallel_efficiency.
+    `reconciled` compares it with the tolerance: two joint standard errors, at least LEAST_TOLERANCE.
+    meter_overhead_frac = median step of the metered arm `full` / step_time_s - 1. What is unknown is missing.
+
+    Source: the multiplicative model of POP (Performance Optimisation and Productivity), measured here by ablation.
+    """
+    measured: dict[str, list[tuple[Record, Arms]]] = {}
+    for record in records:
+        found = arms(record)
+        if found is not None:
+            measured.setdefault(record.cell.id, []).append((record, found))
+    known = {
+        str(row["cell_id"]): {str(name): value for name, value in row.items()} for row in scaling.to_dict("records")
+    }
+    rows = {cell_id: _row(launches, known.get(cell_id)) for cell_id, launches in measured.items()}
+    for row in rows.values():
+        _against_baseline(row, rows.get(str(row["baseline_cell_id"])))
+    order = {cell_id: place for place, cell_id in enumerate(scaling["cell_id"])}
+    ordered = sorted(rows, key=lambda cell_id: order.get(cell_id, len(order)))
+    table = pd.DataFrame([rows[cell_id] for cell_id in ordered], columns=COLUMNS)
+    ranks = [entry for cell_id in ordered for entry in _rank_rows(rows[cell_id], measured[cell_id])]
+    return table, pd.DataFrame(ranks, columns=RANK_COLUMNS)
+
+
+def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> dict[str, Any]:
+    """What the launches of one cell say by themselves, beside what is known of the cell from its timing launches."""
+    cell = launches[0][0].cell
+    useful_s, slowest_s, sync_s, full_s, full_median_s = np.mean(
+        [(a.useful.mean_s, a.useful.slowest_s, a.sync_s, a.full_s, a.full_median_s) for _, a in launches], axis=0
+    ).tolist()
+    stragglers = {found.useful.straggler for _, found in launches}
+    row: dict[str, Any] = {
+        **cell.model_dump(include={*_CELL}),
+        "contender": cell.strategy,
+        "setting": "",
+        "keeps": f"accumulation {cell.grad_accum_steps}",
+        "global_batch_size": cell.global_batch_size,
+        "paced": cell.paced,
+        "cell_id": cell.id,
+        **{
+            name: (known or {}).get(name)
+            for name in ("oversubscribed", "step_time_s", "efficiency", "baseline_cell_id")
+        },
+        "launches": len(launches),
+        "useful_s": useful_s,
+        "slowest_useful_s": slowest_s,
+        "sync_s": sync_s,
+        "full_s": full_s,
+        "imbalance_s": slowest_s - useful_s,
+        "wait_s": sync_s - slowest_s,
+        "transfer_s": full_s - sync_s,
+        "exposed_comm_s": full_s - slowest_s,
+        "load_balance": useful_s / slowest_s,
+        "serialization": slowest_s / sync_s,
+        "transfer": sync_s / full_s,
+        "communication_efficiency": slowest_s / full_s,
+        "parallel_efficiency": useful_s / full_s,
+        # A rank that only one of several launches names is not named.
+        "straggler": stragglers.pop() if len(stragglers) == 1 else None,
+        "error_frac": _joint([found.error_frac for _, found in launches]) / len(launches),
+        "useful_error_frac": _joint([found.useful.error_frac for _, found in launches]) / len(launches),
+        "tokens_per_rank": cell.tokens_per_step / cell.world_size,
+    }
+    if known is not None:
+        row.update({name: known[name] for name in ("contender", "setting", "keeps", "baseline_world_size")})
+        row["meter_overhead_frac"] = full_median_s / row["step_time_s"] - 1
+    return row
+
+
+def _joint(errors: list[float]) -> float:
+    """Independent errors together; those that nobody knows are left out."""
+    return float(np.sqrt(np.nansum(np.square(errors))))
+
+
+def _against_baseline(row: dict[str, Any], base: dict[str, Any] | None) -> None:
+    """compute_scaling, global_efficiency and whether they agree with the measured efficiency."""
+    if base is None or row["oversubscribed"] or base["oversubscribed"]:
+        return
+    per_token_s, base_per_token_s = (which["useful_s"] / which["tokens_per_rank"] for which in (row, base))
+    row["compute_scaling"] = base_per_token_s / per_token_s
+    row["global_efficiency"] = row["parallel_efficiency"] * row["compute_scaling"]
+    if pd.isna(row["efficiency"]):
+        return
+    own_losses = base["parallel_efficiency"] if row["baseline_world_size"] > 1 else 1.0
+    row["reconciliation_error"] = abs(row["global_efficiency"] / (row["efficiency"] * own_losses) - 1)
+    joint = 2 * _joint([row["error_frac"], base["error_frac"], base["useful_error_frac"]])
+    row["reconciliation_tolerance"] = max(LEAST_TOLERANCE, joint)
+    row["reconciled"] = bool(row["reconciliation_error"] <= row["reconciliation_tolerance"])
+
+
+def _rank_rows(row: dict[str, Any], launches: list[tuple[Record, Arms]]) -> list[dict[str, Any]]:
+    useful = np.mean([found.useful.by_rank for _, found in launches], axis=0)
+    return [
+        {
+            **row,
+            "rank": rank.rank,
+            "hostname": rank.hostname,
+            "useful_s": float(useful_s),
+            "wait_s": row["sync_s"] - float(useful_s),
+            "straggler": rank.rank == row["straggler"],
+        }
+        for rank, useful_s in zip(launches[0][0].ranks, useful, strict=True)
+    ]

@@ -1,0 +1,91 @@
+"""The proof of the instrument: known disturbances, injected on this machine, and what the meter recovered of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import models
+from bench.analysis.proof import Finding, findings
+from bench.errors import LaunchError
+from bench.launch.launcher import LauncherName
+from bench.launch.machine import Machine
+from bench.launch.sweep import Progress, Sweep, Task
+from bench.plan.cell import Cell
+from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+from bench.results.record import ARMS, Injection, Record
+
+FOLDER = Path("results") / "prove"
+MODEL = "paced-nano"
+STEPS = 6
+SLOW_S = 0.1
+DELAY_S = 0.03
+"""Long against the noise of a small machine, and shorter than the 40 ms that a block of the paced model sleeps on its way
+back, so that DDP can hide it."""
+
+
+def plan(world_size: int, seed: int) -> list[Task]:
+    """Two launches of a paced model: ddp, whose collectives overlap with the backward pass, and zero2, whose do not on CPU.
+
+    The slow ranks are drawn from `seed`. Raises LaunchError for a single rank, which waits for nobody.
+    """
+    if world_size < 2:
+        raise LaunchError(f"--world-size: found {world_size}, expected at least 2: a single rank waits for nobody")
+    draw = random.Random(seed)
+    delay = Injection(name=f"each collective {1000 * DELAY_S:g} ms late", kind="delay", seconds=DELAY_S)
+    disturbed = {
+        "ddp": (
+            delay,
+            *(
+                Injection(
+                    name=f"slow rank in {where}",
+                    kind="slow_rank",
+                    seconds=SLOW_S,
+                    rank=draw.randrange(world_size),
+                    where=where,
+                    # Once in all arms: a slow rank must not be taken for communication.
+                    arms=list(ARMS) if where == "backward" else ["local"],
+                )
+                for where in ("forward", "backward", "input")
+            ),
+            Injection(
+                name="one rank's payload withheld", kind="withhold", rank=draw.randrange(world_size), collective=1
+            ),
+        ),
+        "zero2": (delay,),
+    }
+    settings = LaunchSettings(timeout_s=300)
+    cells = {
+        strategy: Cell(
+            model=MODEL,
+            strategy=strategy,
+            world_size=world_size,
+            seq_len=int(models.PRESETS[MODEL][1]["reference_tokens"]),
+            steps=STEPS,
+            max_warmup_steps=6,
+            seed=seed,
+        )
+        for strategy in disturbed
+    }
+    return [
+        Task(cells[strategy], settings, number, "attribution", injections)
+        for number, (strategy, injections) in enumerate(disturbed.items())
+    ]
+
+
+def prove(
+    tasks: list[Task], machine: Machine, launcher: LauncherName, folder: Path, progress: Progress
+) -> tuple[list[Finding], list[Record]]:
+    """Make the launches and judge them. The records stay in `folder`; those of a launch that failed have no finding.
+
+    Raises LaunchError where the ranks don't fit on this machine.
+    """
+    planned = tuple(PlannedCell(task.cell, task.settings) for task in tasks)
+    suite = Suite(name="prove", description="The proof of the instrument.", seed=0, cells=planned)
+    sweep = Sweep(suite, machine, launcher, folder)
+    if sweep.skipped:
+        raise LaunchError(f"--world-size: {sweep.skipped[0][1]}")
+    sweep.prepare_folder()
+    sweep.clear_leftovers()
+    records = sweep.launch(tasks, progress)
+    return [finding for record in records for finding in findings(record)], records
