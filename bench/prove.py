@@ -19,9 +19,9 @@ FOLDER = Path("results") / "prove"
 MODEL = "paced-nano"
 STEPS = 6
 SLOW_S = 0.1
-DELAY_S = 0.03
-"""Long against the noise of a small machine, and shorter than the 40 ms that a block of the paced model sleeps on its way
-back, so that DDP can hide it."""
+OVERLAPPED_DELAY_S = 0.03
+"""Shorter than the 40 ms that a block of the paced model sleeps on its way back, so that DDP can hide it."""
+SERIAL_DELAY_S = 0.05
 
 
 def plan(world_size: int, seed: int) -> list[Task]:
@@ -32,10 +32,9 @@ def plan(world_size: int, seed: int) -> list[Task]:
     if world_size < 2:
         raise LaunchError(f"--world-size: found {world_size}, expected at least 2: a single rank waits for nobody")
     draw = random.Random(seed)
-    delay = Injection(name=f"each collective {1000 * DELAY_S:g} ms late", kind="delay", seconds=DELAY_S)
     disturbed = {
         "ddp": (
-            delay,
+            _late(OVERLAPPED_DELAY_S),
             *(
                 Injection(
                     name=f"slow rank in {where}",
@@ -52,7 +51,7 @@ def plan(world_size: int, seed: int) -> list[Task]:
                 name="one rank's payload withheld", kind="withhold", rank=draw.randrange(world_size), collective=1
             ),
         ),
-        "zero2": (delay,),
+        "zero2": (_late(SERIAL_DELAY_S),),
     }
     settings = LaunchSettings(timeout_s=300)
     cells = {
@@ -71,6 +70,10 @@ def plan(world_size: int, seed: int) -> list[Task]:
         Task(cells[strategy], settings, number, "attribution", injections)
         for number, (strategy, injections) in enumerate(disturbed.items())
     ]
+
+
+def _late(seconds: float) -> Injection:
+    return Injection(name=f"each collective {1000 * seconds:g} ms late", kind="delay", seconds=seconds)
 
 
 def prove(
