@@ -18,7 +18,7 @@ from bench.results.record import ARMS, Injection, Record
 FOLDER = Path("results") / "prove"
 MODEL = "paced-nano"
 STEPS = 6
-SLOW_S = 0.1
+SLOW_S = 0.2
 OVERLAPPED_DELAY_S = 0.03
 """Shorter than the 40 ms that a block of the paced model sleeps on its way back, so that DDP can hide it."""
 SERIAL_DELAY_S = 0.05

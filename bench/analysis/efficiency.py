@@ -40,11 +40,13 @@ Seconds = np.ndarray[Any, np.dtype[np.float64]]
 class Useful:
     """The arm `local` of one launch: what each rank does by itself.
 
-    `by_rank` (mean seconds of a step) and `error_by_rank` (its standard error) have an entry a rank. `slowest_s` is the mean
-    over steps of the slowest rank's seconds; `error_frac` the standard error of all of them over their mean.
+    `by_rank` (mean seconds of a step), `median_by_rank` and `error_by_rank` (the standard error of that median) have an entry
+    a rank. `slowest_s` is the mean over steps of the slowest rank's seconds; `error_frac` the standard error of all of them
+    over their mean.
     """
 
     by_rank: Seconds
+    median_by_rank: Seconds
     error_by_rank: Seconds
     slowest_s: float
     error_frac: float
@@ -63,17 +65,17 @@ class Useful:
     def straggler(self) -> int | None:
         """The rank that is slower than the others beyond noise, if there is one.
 
-        Its mean useful seconds exceed the median of the others' by STRAGGLER_FRAC of it and by STRAGGLER_ERRORS of
-        its standard error.
+        Its typical useful seconds exceed those of the others by STRAGGLER_FRAC of them and by STRAGGLER_ERRORS of their
+        standard error. Medians throughout: one step held up by something else makes no straggler, and hides none.
         """
-        rank = int(self.by_rank.argmax())
-        others = np.delete(self.by_rank, rank)
+        rank = int(self.median_by_rank.argmax())
+        others = np.delete(self.median_by_rank, rank)
         if not others.size:
             return None
         median = float(np.median(others))
         # The noise of any rank may hit the slowest.
         error = float(np.median(self.error_by_rank))
-        behind = float(self.by_rank[rank]) - median
+        behind = float(self.median_by_rank[rank]) - median
         return rank if behind > max(STRAGGLER_FRAC * median, STRAGGLER_ERRORS * error) else None
 
 
@@ -114,9 +116,13 @@ def useful(record: Record, injection: str | None = None) -> Useful | None:
     if not blocks:
         return None
     local = np.concatenate(blocks, axis=1)
+    median = np.median(local, axis=1)
+    deviation = np.median(np.abs(local - median[:, None]), axis=1)
     return Useful(
         by_rank=local.mean(axis=1),
-        error_by_rank=local.std(axis=1, ddof=1) / local.shape[1] ** 0.5,
+        median_by_rank=median,
+        # 1.4826: from the median deviation to the standard one, 1.2533: from the mean's error to the median's (normal).
+        error_by_rank=1.4826 * 1.2533 * deviation / local.shape[1] ** 0.5,
         slowest_s=float(local.max(axis=0).mean()),
         error_frac=_error_frac(blocks),
     )

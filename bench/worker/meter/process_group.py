@@ -125,9 +125,24 @@ class MeteringGroup(dist.ProcessGroup):
         # Made once: what runs in place of a collective must not cost an allocation.
         self._one = torch.ones(1, device=meter.device)
         self._coalesced: list[Tensor] | None = None
+        self._name = self._description = ""
+
+    # The names that C++ looks for. It keeps a group's own name with the backends, of which this group has none.
 
     def getBackendName(self) -> str:
         return BACKEND
+
+    def getGroupName(self) -> str:
+        return self._name
+
+    def setGroupName(self, name: str) -> None:
+        self._name = name
+
+    def getGroupDesc(self) -> str:
+        return self._description
+
+    def setGroupDesc(self, description: str) -> None:
+        self._description = description
 
     def carry(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> dist.Work | None:
         """One collective, in the arm that is on."""
