@@ -168,9 +168,9 @@ def _print_plan(sweep: Sweep, as_json: bool) -> None:
     plan: list[dict[str, Any]] = []
     for task in sweep.tasks:
         command = shlex.join(sweep.command(task)).replace("--master_port 0", "--master_port FREE_PORT")
-        plan.append({"cell": task.cell.id, "outcome": None, "reason": None, "command": command})
+        plan.append({"cell": task.cell.id, "kind": task.kind, "outcome": None, "reason": None, "command": command})
     for cell, reason in sweep.skipped:
-        plan.append({"cell": cell.id, "outcome": "skipped", "reason": reason, "command": None})
+        plan.append({"cell": cell.id, "kind": None, "outcome": "skipped", "reason": reason, "command": None})
     if as_json:
         print(json.dumps(plan, indent=1))
         return

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench.plan.cell import Cell
-from bench.results.record import Record
+from bench.results.record import LaunchKind, Record
 
 
 def _clock(seconds: float) -> str:
@@ -19,11 +19,11 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def describe(cell: Cell) -> str:
-    """A cell in one short line."""
+def describe(cell: Cell, kind: LaunchKind) -> str:
+    """A launch of a cell in one short line."""
     return (
         f"{cell.model} {cell.strategy} {cell.scaling}, {cell.world_size} rank{'s' * (cell.world_size > 1)}, "
-        f"accumulation {cell.grad_accum_steps}, {cell.precision}"
+        f"accumulation {cell.grad_accum_steps}, {cell.precision}{', metered' if kind == 'attribution' else ''}"
     )
 
 
@@ -58,13 +58,13 @@ class SweepProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def started(self, cell: Cell, index: int, total: int, eta_s: float | None) -> None:
+    def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None:
         self._ends_at_s = None if eta_s is None else time.monotonic() + eta_s
         if self._bar is not None:
-            self._bar.update(self._task, total=total, completed=index, description=escape(describe(cell)))
+            self._bar.update(self._task, total=total, completed=index, description=escape(describe(cell, kind)))
         else:
             left = "" if eta_s is None else f", {_clock(eta_s)} left"
-            self._console.print(f"[{index + 1}/{total}{left}] {describe(cell)}", markup=False, highlight=False)
+            self._console.print(f"[{index + 1}/{total}{left}] {describe(cell, kind)}", markup=False, highlight=False)
 
     def tick(self) -> None:
         if self._bar is not None and self._ends_at_s is not None:
@@ -75,5 +75,7 @@ class SweepProgress:
             self._bar.update(self._task, completed=index + 1)
         if record.outcome != "ok":
             self._console.print(
-                f"  {record.outcome}: {describe(record.cell)}: {record.reason}", markup=False, highlight=False
+                f"  {record.outcome}: {describe(record.cell, record.kind)}: {record.reason}",
+                markup=False,
+                highlight=False,
             )

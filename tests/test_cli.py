@@ -18,7 +18,7 @@ def test_dry_run_prints_exact_commands_and_runs_nothing(tmp_path: Path, scaleben
     done = scalebench("run", "quick", "--dry-run", "--json", "--device", "cpu", "--output", output)
     assert done.returncode == 0 and not output.exists()
     plan = json.loads(done.stdout)
-    assert len(plan) == 23 and all(entry["outcome"] is None for entry in plan)
+    assert len(plan) == 29 and all(entry["outcome"] is None for entry in plan)
     for entry in plan:
         words = shlex.split(entry["command"])
         assert words[0].endswith("deepspeed") or words[1:3] == ["-m", "deepspeed.launcher.runner"]

@@ -37,7 +37,7 @@ class Interrupted(Exception):
 class Progress(Protocol):
     """Who is told how a sweep goes."""
 
-    def started(self, cell: Cell, index: int, total: int, eta_s: float | None) -> None: ...
+    def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None: ...
 
     def tick(self) -> None: ...
 
@@ -168,7 +168,7 @@ class Sweep:
             spent_s: list[float] = []
             for index, task in enumerate(tasks):
                 eta_s = sum(spent_s) / len(spent_s) * (len(tasks) - index) if spent_s else None
-                progress.started(task.cell, index, len(tasks), eta_s)
+                progress.started(task.cell, task.kind, index, len(tasks), eta_s)
                 started = time.monotonic()
                 record = self._launch(task, progress.tick)
                 spent_s.append(time.monotonic() - started)

@@ -108,6 +108,16 @@ def test_rounds_hold_every_cell_once_in_an_order_of_their_own(tmp_path: Path) ->
     assert sweep_of(tmp_path, launches=5, seed=1).tasks != sweep.tasks
 
 
+def test_attribution_launches_are_interleaved_with_the_others(tmp_path: Path) -> None:
+    settings = LaunchSettings(launches=2, attribution_launches=3)
+    planned = tuple(PlannedCell(Cell(model="gpt-nano", strategy=s, world_size=2), settings) for s in ("ddp", "zero2"))
+    tasks = Sweep(Suite("mine", "", 0, planned), CPU, "deepspeed", tmp_path).tasks
+    kinds = [task.kind for task in tasks]
+    assert [sorted(kinds[i : i + 4]) for i in (0, 4)] == [["attribution"] * 2 + ["timing"] * 2] * 2
+    assert kinds[8:] == ["attribution"] * 2
+    assert kinds[:2] != kinds[2:4] or kinds[:4] != kinds[4:8]
+
+
 def test_a_folder_of_another_suite_or_device_is_refused(tmp_path: Path) -> None:
     sweep_of(tmp_path, launches=1).prepare_folder()
     sweep_of(tmp_path, launches=1).prepare_folder()

@@ -41,13 +41,18 @@ def test_a_grid_is_a_product(tmp_path: Path) -> None:
 
 
 def test_shipped_suites_hold_what_they_promise() -> None:
-    assert shipped_suites() == ["accumulation", "quick", "v100-8"]
+    assert shipped_suites() == ["accumulation", "instrument", "quick", "v100-8"]
     quick = [planned.cell for planned in load_suite("quick").cells]
     nano = {(c.strategy, c.world_size, c.grad_accum_steps) for c in quick if c.model == "gpt-nano"}
     zeros = ["ddp", "zero0", "zero1", "zero2", "zero3"]
     assert nano == {(s, w, g) for s in zeros for w, g in ((1, 1), (2, 1), (2, 4))}
     paced = {(c.strategy, c.world_size) for c in quick if c.paced}
     assert paced == {(s, w) for s in ("ddp", "zero2") for w in (1, 2, 4, 8)}
+    metered = {
+        (p.cell.strategy, p.cell.world_size) for p in load_suite("quick").cells if p.settings.attribution_launches
+    }
+    assert metered == {(s, w) for s in ("ddp", "zero2", "zero3") for w in (1, 2)}
+    assert all(p.settings.attribution_launches == 1 for p in load_suite("instrument").cells)
     reference = load_suite("v100-8")
     assert not any(planned.skip_reason for planned in reference.cells)
     found = {(p.cell.model, p.cell.world_size, p.cell.grad_accum_steps, p.cell.scaling) for p in reference.cells}

@@ -23,7 +23,7 @@ from bench.launch.machine import detect
 from bench.launch.sweep import Sweep, Task
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
-from bench.results.record import ARMS, Injection, Record
+from bench.results.record import ARMS, Injection, LaunchKind, Record
 from tests.command_line import Scalebench
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 class Silent:
     """Progress that nobody watches."""
 
-    def started(self, cell: Cell, index: int, total: int, eta_s: float | None) -> None: ...
+    def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None: ...
 
     def tick(self) -> None: ...
 
