@@ -139,3 +139,22 @@ def sweep(
                     fields["measured"] = 0.6
                 cells.append(cell(own, wait_s, transfer_s, **fields))
     return frames(*cells)
+
+
+def noisy() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Factors above 1, parts below zero, a cell without baseline; names that a chart must not read as a formula."""
+    name = "zero2 (my_$x$_config.json)"
+    return frames(
+        cell([0.1], -0.001, 0.0004),
+        cell([0.1, 0.098], -0.006, 0.02, base_useful_s=0.115),
+        cell([0.1], 0.001, 0.0004, contender=name),
+        cell(
+            useful_of(4, 0.12, 0.5),
+            0.02,
+            -0.012,
+            contender=name,
+            base_useful_s=None,
+            oversubscribed=True,
+            straggler=0,
+        ),
+    )
