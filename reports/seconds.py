@@ -81,7 +81,7 @@ def ranks(ranks: pd.DataFrame, styles: Styles) -> Figure | None:
     highest = (shown["useful_s"] + shown["wait_s"].clip(lower=0)).max()
     divisor, unit = units.scale(highest, "seconds")
     below = False
-    with panels(rows, columns, f"Seconds of each rank: {series_title(ranks)}", between=0.75) as (figure, axes):
+    with panels(rows, columns, f"Seconds of each rank: {series_title(ranks)}", between=0.85) as (figure, axes):
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
         for number, name in enumerate(names):
