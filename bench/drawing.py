@@ -54,7 +54,7 @@ def wanted(scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, phase
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
     drawn for each series too; `phases`: rows of `phases`.
     """
-    looks = styles(name for frame in (scaling, tree) if len(frame) for name in frame["contender"])
+    looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
     for section, draw in _OF_CELLS.items():
         for (model, kind, setting), cells in scaling.groupby(["model", "scaling", "setting"], sort=False):
@@ -62,10 +62,9 @@ def wanted(scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, phase
             found.append(Chart(section, name, f"{section}: {charts.title(cells)}", draw, (cells, looks)))
     for shows, (section, draw) in _OF_STEPS.items():
         frame = ranks if section == "ranks" else tree
-        if len(frame):
-            for _, cells in frame.groupby(["model", "scaling", "setting", "keeps"], sort=False):
-                common = efficiency.series_title(cells)
-                found.append(Chart(section, _slug(shows, common), f"{shows}: {common}", draw, (cells, looks)))
+        for _, cells in frame.groupby(["model", "scaling", "setting", "keeps"], sort=False):
+            common = efficiency.series_title(cells)
+            found.append(Chart(section, _slug(shows, common), f"{shows}: {common}", draw, (cells, looks)))
     for model, launches in phases.groupby("model", sort=False):
         words = ["outside", str(model)]
         found.append(Chart("outside", _slug(*words), f"seconds of a launch: {words[1]}", bars.outside, (launches,)))

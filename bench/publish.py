@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import bench
+from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
@@ -98,9 +99,9 @@ def examine(folder: Path) -> Findings:
     records = read_records(folder)
     launches = judge(to_frame(records))
     suites = sorted({record.suite for record in records if record.suite is not None})
-    return Findings(
-        folder, launches, scaling_table(launches), pd.DataFrame(), pd.DataFrame(), environment(records), suites
-    )
+    scaling = scaling_table(launches)
+    believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
+    return Findings(folder, launches, scaling, *efficiency_table(believed, scaling), environment(records), suites)
 
 
 def publish(findings: Findings) -> Path:
@@ -116,6 +117,8 @@ def publish(findings: Findings) -> Path:
     written = {
         "scaling": scaling,
         "ranking": ranked,
+        "efficiency": findings.efficiency,
+        "ranks": findings.ranks,
         "launches": launches.drop(columns="losses"),
         "phases": seconds,
         "not_ok": failed,
