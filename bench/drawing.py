@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import bars, charts
+from reports import bars, charts, efficiency, seconds
 from reports.style import look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
@@ -28,6 +28,12 @@ _OF_CELLS: dict[str, Callable[..., Figure | None]] = {
     "accumulation": charts.accumulation,
     "memory": bars.memory,
     "mfu": charts.utilisation,
+}
+# What it shows -> its section and chart.
+_OF_STEPS: dict[str, tuple[str, Callable[..., Figure | None]]] = {
+    "where efficiency is lost": ("efficiency", efficiency.waterfall),
+    "seconds of a step": ("efficiency", seconds.step_parts),
+    "seconds of each rank": ("ranks", seconds.ranks),
 }
 
 
@@ -42,18 +48,24 @@ class Chart:
     arguments: tuple[Any, ...]
 
 
-def wanted(scaling: pd.DataFrame, seconds: pd.DataFrame) -> list[Chart]:
+def wanted(scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, phases: pd.DataFrame) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
-    `scaling`: rows of `scaling_table`; `seconds`: rows of `phases`.
+    `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
+    drawn for each series too; `phases`: rows of `phases`.
     """
-    looks = styles(scaling["contender"])
+    looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
     for section, draw in _OF_CELLS.items():
         for (model, kind, setting), cells in scaling.groupby(["model", "scaling", "setting"], sort=False):
             name = _slug(section, str(model), str(kind), str(setting))
             found.append(Chart(section, name, f"{section}: {charts.title(cells)}", draw, (cells, looks)))
-    for model, launches in seconds.groupby("model", sort=False):
+    for shows, (section, draw) in _OF_STEPS.items():
+        frame = ranks if section == "ranks" else tree
+        for _, cells in frame.groupby(["model", "scaling", "setting", "keeps"], sort=False):
+            common = efficiency.series_title(cells)
+            found.append(Chart(section, _slug(shows, common), f"{shows}: {common}", draw, (cells, looks)))
+    for model, launches in phases.groupby("model", sort=False):
         words = ["outside", str(model)]
         found.append(Chart("outside", _slug(*words), f"seconds of a launch: {words[1]}", bars.outside, (launches,)))
     # Signs that a file name can't hold are dropped, which may leave two names alike.

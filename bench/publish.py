@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import bench
+from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
@@ -19,7 +20,7 @@ from bench.drawing import drawn, wanted
 from bench.errors import RecordError
 from bench.results.frame import to_frame
 from bench.results.store import read_records, write_atomically
-from reports import page, tables, verdict
+from reports import losses, page, tables, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,16 +60,33 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
     ),
 ]
 _NO_SCALING = "Not known: no strategy has comparable figures at more than one world size."
+_EFFICIENCY = (
+    "From attribution launches, which run a cell through a meter. Each factor takes its share of what the factors before it "
+    "left, so that together they multiply to the global efficiency; the timing launches measure the same directly, and where "
+    "the two disagree the row is not reconciled. The seconds are means of a metered step; the mark is the step time of the "
+    "timing launches, which is a median. Communication efficiency (serialization x transfer) rises when imbalance grows: "
+    "never read it alone."
+)
+_NO_EFFICIENCY = (
+    "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
+)
+_RANKS = (
+    "What each rank does in a step without payload: its own work, and waiting for the others; drawn at each strategy's "
+    "largest world size. A straggler is slower than the others beyond noise."
+)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `places` (the
-    environments), and the names of the suites."""
+    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
+    row a cell with an attribution launch) and `ranks` (a row a rank of it), `places` (the environments), and the names of the
+    suites."""
 
     folder: Path
     launches: pd.DataFrame
     scaling: pd.DataFrame
+    efficiency: pd.DataFrame
+    ranks: pd.DataFrame
     places: pd.DataFrame
     suites: list[str]
 
@@ -81,7 +99,9 @@ def examine(folder: Path) -> Findings:
     records = read_records(folder)
     launches = judge(to_frame(records))
     suites = sorted({record.suite for record in records if record.suite is not None})
-    return Findings(folder, launches, scaling_table(launches), environment(records), suites)
+    scaling = scaling_table(launches)
+    believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
+    return Findings(folder, launches, scaling, *efficiency_table(believed, scaling), environment(records), suites)
 
 
 def publish(findings: Findings) -> Path:
@@ -97,6 +117,8 @@ def publish(findings: Findings) -> Path:
     written = {
         "scaling": scaling,
         "ranking": ranked,
+        "efficiency": findings.efficiency,
+        "ranks": findings.ranks,
         "launches": launches.drop(columns="losses"),
         "phases": seconds,
         "not_ok": failed,
@@ -106,7 +128,7 @@ def publish(findings: Findings) -> Path:
     for name, table in written.items():
         _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in drawn(wanted(scaling, seconds)):
+    for chart, png, svg in drawn(wanted(scaling, findings.efficiency, findings.ranks, seconds)):
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
@@ -117,7 +139,7 @@ def publish(findings: Findings) -> Path:
         subtitle=f"{len(launches)} launches of {len(scaling)} cells, measured from {started[0]} to {started[-1]}",
         lead=verdict.lead(scaling),
         paragraphs=verdict.paragraphs(scaling, ranked),
-        sections=_sections(scaling, ranked, seconds, pictures),
+        sections=_sections(findings, ranked, seconds, pictures),
         incidents=page.incidents(failed),
         environment=tables.environment(places),
         footer=f"scalebench {bench.__version__}. Every figure here is derived from the records in {folder.name}/.",
@@ -143,7 +165,7 @@ def headline(findings: Findings) -> Table:
 
 
 def _sections(
-    scaling: pd.DataFrame, ranked: pd.DataFrame, seconds: pd.DataFrame, pictures: dict[str, list[page.Picture]]
+    findings: Findings, ranked: pd.DataFrame, seconds: pd.DataFrame, pictures: dict[str, list[page.Picture]]
 ) -> list[page.Section]:
     found = []
     if len(ranked):
@@ -151,10 +173,12 @@ def _sections(
         found.append(page.Section("fastest", "Fastest", text, table=tables.fastest(ranked), folded=len(ranked) > 24))
     for anchor, heading, text, table in _SECTIONS:
         drawn = pictures.get(anchor, [])
-        rows = table(scaling) if table is not None else None
+        rows = table(findings.scaling) if table is not None else None
         if drawn or anchor == "scaling" or (rows is not None and len(rows)):
             shown = _NO_SCALING if anchor == "scaling" and not drawn else text
             found.append(page.Section(anchor, heading, shown, drawn, rows, folded=rows is not None and len(rows) > 24))
+        if anchor == "scaling":
+            found += _attribution(findings.efficiency, findings.ranks, pictures)
     if len(seconds):
         text = (
             "What a launch costs beside its measured window: from the launcher's start to the first line, imports, building "
@@ -164,6 +188,20 @@ def _sections(
             page.Section("outside", "Outside the window", text, pictures.get("outside", []), tables.phases(seconds))
         )
     return found
+
+
+def _attribution(
+    efficiency: pd.DataFrame, ranks: pd.DataFrame, pictures: dict[str, list[page.Picture]]
+) -> list[page.Section]:
+    """Where the time goes, and the ranks; one sentence how to know it where no attribution launch gave figures."""
+    heading = "Where the time goes"
+    if efficiency.empty:
+        return [page.Section("efficiency", heading, _NO_EFFICIENCY)]
+    table, told = tables.efficiency(efficiency), losses.paragraphs(efficiency)
+    return [
+        page.Section("efficiency", heading, _EFFICIENCY, pictures.get("efficiency", []), table, paragraphs=told),
+        page.Section("ranks", "Ranks", _RANKS, pictures.get("ranks", []), tables.ranks(ranks)),
+    ]
 
 
 def _clear(report: Path) -> None:

@@ -104,7 +104,7 @@ def accumulation(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             # World sizes differ by so much that one axis for all would hide what accumulation does at the small ones.
             divisor, unit = units.scale(panel["tokens_per_s"].max(), "rate")
             _lines(axes[0, column], panel, "grad_accum_steps", panel["tokens_per_s"] / divisor, styles)
-            name_panel(axes[0, column], "1 rank" if size == 1 else f"{size} ranks")
+            name_panel(axes[0, column], units.ranks(size))
             axes[0, column].set_ylim(0, panel["tokens_per_s"].max() / divisor * 1.12)
             axes[0, column].set_ylabel(f"{unit} tokens/s".strip())
         legend(figure, _drawn(shown, styles))

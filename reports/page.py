@@ -44,6 +44,7 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     table: pd.DataFrame | None = None
     folded: bool = True
+    paragraphs: list[Paragraph] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

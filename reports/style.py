@@ -47,6 +47,8 @@ _LOOK = {
     # Text stays text: half the size, and it can be found and copied.
     "svg.fonttype": "none",
     "axes.grid.axis": "y",
+    # A dollar sign in a name is no formula.
+    "text.parse_math": False,
 }
 
 
@@ -80,18 +82,20 @@ def panels(
     width: float = PANEL_WIDTH,
     tall: float = 1.0,
     left: float = 0.8,
+    between: float = _BETWEEN_Y,
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure of rows x columns panels: yields it and the array of its axes, with room left for title and legend.
 
     Panels are `width` inches wide and `tall` times as high as usual; a single column is wider, or it would be narrower than
-    its own title. Margins are in inches, so that text keeps its size and place however many panels there are.
+    its own title. Margins, and the room `between` two rows, are in inches, so that text keeps its size and place however many
+    panels there are.
     """
     panel_width = max(width, 6.2 / columns if columns < 2 else width)
     panel_height = PANEL_HEIGHT * tall
     wide = left + columns * panel_width + (columns - 1) * _BETWEEN_X + _RIGHT
     lines = textwrap.wrap(notes, int(wide * 15.5))
     top = _TOP + 0.17 * len(lines)
-    high = top + rows * panel_height + (rows - 1) * _BETWEEN_Y + _BOTTOM
+    high = top + rows * panel_height + (rows - 1) * between + _BOTTOM
     with look():
         figure = Figure(figsize=(wide, high), facecolor="white")
         axes = figure.subplots(rows, columns, squeeze=False)
@@ -106,7 +110,7 @@ def panels(
             top=1 - top / high,
             bottom=_BOTTOM / high,
             wspace=_BETWEEN_X / panel_width,
-            hspace=_BETWEEN_Y / panel_height,
+            hspace=between / panel_height,
         )
         figure.text(0.12 / wide, 1 - 0.1 / high, title, ha="left", va="top", fontsize=12, weight="bold")
         for number, line in enumerate(lines):

@@ -131,6 +131,62 @@ def memory(scaling: pd.DataFrame) -> pd.DataFrame:
     return _without_empty(_table(_marked(scaling), columns), "setting")
 
 
+def efficiency(efficiency: pd.DataFrame) -> pd.DataFrame:
+    """The factors of each cell's efficiency, what they multiply to, and the seconds of its step by part."""
+    columns: list[Column] = [
+        *_CELL,
+        ("marks", "notes", units.text),
+        ("load_balance", "load balance", units.fraction),
+        ("serialization", "serialization", units.fraction),
+        ("transfer", "transfer", units.fraction),
+        ("communication_efficiency", "communication", units.fraction),
+        ("parallel_efficiency", "parallel", units.fraction),
+        ("compute_scaling", "compute scaling", units.fraction),
+        ("global_efficiency", "global", units.fraction),
+        ("efficiency", "measured efficiency", units.fraction),
+        ("baseline_world_size", "against ranks", units.count),
+        ("reconciliation_error", "apart by", units.fraction),
+        ("useful_s", "useful", units.seconds),
+        ("imbalance_s", "imbalance", units.seconds),
+        ("wait_s", "waiting", units.seconds),
+        ("transfer_s", "moving bytes", units.seconds),
+        ("full_s", "metered step", units.seconds),
+        ("step_time_s", "step time", units.seconds),
+        ("meter_overhead_frac", "meter's cost", units.fraction),
+        ("straggler", "straggler", units.count),
+        ("launches", "launches", units.count),
+    ]
+    marked = efficiency.assign(
+        marks=[
+            ", ".join(
+                word
+                for word, says in (
+                    ("not reconciled", row["reconciled"] is False),
+                    ("oversubscribed", row["oversubscribed"] is True),
+                    ("paced", row["paced"] is True),
+                )
+                if says
+            )
+            for row in efficiency.to_dict("records")
+        ]
+    )
+    return _without_empty(_table(marked, columns), "setting", "notes", "straggler")
+
+
+def ranks(ranks: pd.DataFrame) -> pd.DataFrame:
+    """Useful and waiting seconds of each rank, and which is the straggler."""
+    columns: list[Column] = [
+        *_CELL,
+        ("rank", "rank", units.count),
+        ("hostname", "host", units.text),
+        ("useful_s", "useful", units.seconds),
+        ("wait_s", "waiting", units.seconds),
+        ("slow", "note", units.text),
+    ]
+    marked = ranks.assign(slow=ranks["straggler"].map({True: "straggler", False: ""}))
+    return _without_empty(_table(marked, columns), "setting", "note")
+
+
 def phases(phases: pd.DataFrame) -> pd.DataFrame:
     """Seconds of each launch by phase, and what was spent outside the measured window."""
     columns: list[Column] = [

@@ -66,7 +66,8 @@ def memory(value: Any) -> str:
 
 def fraction(value: Any) -> str:
     """A fraction of one as "93.4 %"."""
-    return UNKNOWN if is_unknown(value) else f"{100 * float(value):.1f} %"
+    # + 0.0, because a little below zero would be written "-0.0 %".
+    return UNKNOWN if is_unknown(value) else f"{round(100 * float(value), 1) + 0.0:.1f} %"
 
 
 def ratio(value: Any) -> str:
@@ -77,6 +78,11 @@ def ratio(value: Any) -> str:
 def count(value: Any) -> str:
     """A whole number as "12,345"."""
     return UNKNOWN if is_unknown(value) else f"{int(value):,}"
+
+
+def ranks(size: Any) -> str:
+    """A world size as "8 ranks"."""
+    return "1 rank" if size == 1 else f"{count(size)} ranks"
 
 
 def number(value: Any) -> str:

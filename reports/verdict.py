@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
@@ -87,7 +86,7 @@ def _summary(ranked: pd.DataFrame) -> str:
         near = f" (not resolved: {row['unresolved']})" if row["unresolved"] else ""
         answers.setdefault(f"{row['fastest']}{near}", []).append(str(row["grad_accum_steps"]))
     told = [f"{answer} with accumulation {', '.join(each)}" for answer, each in answers.items()]
-    return f"fastest measured at {_ranks(largest['world_size'].iloc[0])}: {'; '.join(told)}"
+    return f"fastest measured at {units.ranks(largest['world_size'].iloc[0])}: {'; '.join(told)}"
 
 
 def _fastest(accumulation: int, rows: pd.DataFrame) -> str:
@@ -98,7 +97,7 @@ def _fastest(accumulation: int, rows: pd.DataFrame) -> str:
         near = f" (not resolved{once}: {row['unresolved']})" if row["unresolved"] else ""
         alone = " (no other gave a figure)" if row["num_ok"] == 1 else ""
         crowded = ", oversubscribed" if row["oversubscribed"] else ""
-        at = f"{_ranks(row['world_size'])} [{units.seconds(row['step_time_s'])} a step{crowded}]"
+        at = f"{units.ranks(row['world_size'])} [{units.seconds(row['step_time_s'])} a step{crowded}]"
         answers.setdefault(f"{row['fastest']}{near}{alone}", []).append(at)
     parts = [f"{answer} at {', '.join(places)}" for answer, places in answers.items()]
     return f"Fastest measured, accumulation {accumulation}: {'; '.join(parts)}."
@@ -116,7 +115,8 @@ def _efficiency(cells: pd.DataFrame, accumulation: int) -> str:
     largest = known.loc[known.groupby("contender")["world_size"].idxmax()].sort_values("efficiency", ascending=False)
     parts: dict[str, list[str]] = {}
     for row in largest.to_dict("records"):
-        against = f"at {_ranks(row['world_size'])} against {_ranks(row['baseline_world_size'])} of the same strategy"
+        size, base = units.ranks(row["world_size"]), units.ranks(row["baseline_world_size"])
+        against = f"at {size} against {base} of the same strategy"
         parts.setdefault(against, []).append(f"{row['contender']} {units.fraction(row['efficiency'])}")
     told = [f"{against}, {', '.join(each)}" for against, each in parts.items()]
     return f"Efficiency, accumulation {accumulation}: {'; '.join(told)}."
@@ -135,7 +135,7 @@ def _accumulation(cells: pd.DataFrame) -> list[str]:
         f"{name} {units.ratio(gain)}" for name, gain in zip(at["contender"], at["accumulation_gain"], strict=True)
     )
     once = " (a change below 5 % is not resolved from one launch)" if (at["launches"] == 1).any() else ""
-    size = _ranks(at["world_size"].iloc[0])
+    size = units.ranks(at["world_size"].iloc[0])
     return [f"Accumulation {most} in place of {least}, tokens/s at {size}: {each}{once}."]
 
 
@@ -151,10 +151,6 @@ def _did_not_run(cells: pd.DataFrame) -> list[str]:
         told = [f"{', '.join(names)} at {where}" for where, names in contenders.items()]
         sentences.append(f"No figure, {outcome} ({reason}): {'; '.join(told)}.")
     return sentences
-
-
-def _ranks(size: Any) -> str:
-    return _plural(int(size), "rank")
 
 
 def _plural(count: int, one: str, many: str | None = None) -> str:
