@@ -46,28 +46,27 @@ def waterfall(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     """
     if cells.empty:
         return None
-    shown = cells.assign(measured=measured_efficiency(cells))
-    scaled = bool(shown["global_efficiency"].notna().any())
+    scaled = bool(cells["global_efficiency"].notna().any())
     factors = list(_FACTORS) if scaled else list(_FACTORS)[:-1]
     whole = "global efficiency" if scaled else "parallel efficiency"
-    sizes = sorted(shown["world_size"].unique())
-    names = [name for name in styles if name in set(shown["contender"])]
+    sizes = sorted(cells["world_size"].unique())
+    names = [name for name in styles if name in set(cells["contender"])]
     stride = len(factors) + 1 + _GAP
     width = _SLOT * stride * len(sizes)
     columns = max(1, min(len(names), int(_WIDEST / (width + 0.7))))
     width = max(width, _NARROWEST / columns - 0.7 * (columns - 1) / columns)
     rows = -(-len(names) // columns)
-    products = shown[factors].astype(float).cumprod(axis=1)
-    highest = max(1.0, products.max().max(), shown["measured"].fillna(0).max())
+    products = cells[factors].astype(float).cumprod(axis=1)
+    highest = max(1.0, products.max().max(), cells["measured_efficiency"].fillna(0).max())
     name = f"Where efficiency is lost: {series_title(cells)}"
-    with panels(rows, columns, name, notes(shown), width=width, tall=0.8, between=0.7) as (figure, axes):
+    with panels(rows, columns, name, notes(cells), width=width, tall=0.8, between=0.7) as (figure, axes):
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
         for number, contender in enumerate(names):
             axis = axes.flat[number]
             flags = dict.fromkeys(sizes, "")
             axis.axhline(1.0, color="#888888", linestyle="--", linewidth=1.0, zorder=1)
-            for row in shown[shown["contender"] == contender].to_dict("records"):
+            for row in cells[cells["contender"] == contender].to_dict("records"):
                 _staircase(axis, stride * sizes.index(row["world_size"]), row, factors)
                 flags[row["world_size"]] = _flag(row)
             name_panel(axis, contender)
@@ -83,29 +82,12 @@ def waterfall(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             axis.set_ylabel("" if number % columns else "of ideal")
         extra: list[Any] = [Patch(color=_FACTORS[factor][1], label=_FACTORS[factor][0]) for factor in factors]
         extra.append(Patch(color=USEFUL, label=whole))
-        if bool(shown["measured"].notna().any()):
+        if bool(cells["measured_efficiency"].notna().any()):
             extra.append(Line2D([], [], color="black", linewidth=2, label="measured directly"))
-        if bool((shown[factors].astype(float) > 1 + SEEN_FRAC).any(axis=None)):
+        if bool((cells[factors].astype(float) > 1 + SEEN_FRAC).any(axis=None)):
             extra.append(hatched("a factor above 1"))
         legend(figure, {}, extra)
     return figure
-
-
-def measured_efficiency(cells: pd.DataFrame) -> pd.Series[float]:
-    """What global_efficiency is held to: the efficiency by timing launches, against ideal.
-
-    `efficiency` is against a baseline that may have several ranks and losses of its own: then times the parallel
-    efficiency of that baseline, which must be among the cells of the same contender and series.
-    """
-    key = ["contender", "keeps", "world_size"]
-    own = {tuple(row): float(found) for *row, found in cells[[*key, "parallel_efficiency"]].to_numpy()}
-    values = [
-        float(value) * (1.0 if base == 1 else own.get((contender, keeps, base), float("nan")))
-        if not (units.is_unknown(value) or units.is_unknown(base))
-        else float("nan")
-        for contender, keeps, base, value in cells[[*key[:2], "baseline_world_size", "efficiency"]].to_numpy()
-    ]
-    return pd.Series(values, index=cells.index, dtype=float)
 
 
 def series_title(cells: pd.DataFrame) -> str:
@@ -139,7 +121,7 @@ def _staircase(axis: Axes, left: float, row: dict[Any, Any], factors: list[str])
         level = after
     end = left + len(factors)
     axis.bar(end, level, 0.86, color=USEFUL, linewidth=0, zorder=2)
-    measured = row["measured"]
+    measured = row["measured_efficiency"]
     if not units.is_unknown(measured):
         axis.plot([end - 0.5, end + 0.5], [measured, measured], color="black", linewidth=2, zorder=3.5)
     # On its own bar, unless the line would cross it there.

@@ -6,7 +6,6 @@ import pandas as pd
 
 from reports import units
 from reports.charts import title
-from reports.efficiency import measured_efficiency
 from reports.seconds import meter_cost
 from reports.verdict import Paragraph
 
@@ -23,7 +22,6 @@ def paragraphs(efficiency: pd.DataFrame) -> list[Paragraph]:
         several_series = cells["keeps"].nunique() > 1
         shown = cells.assign(
             lost=1 - cells["parallel_efficiency"],
-            measured=measured_efficiency(cells),
             called=cells["contender"] + " with " + cells["keeps"] if several_series else cells["contender"],
         )
         several = shown[shown["world_size"] > 1]
@@ -62,7 +60,7 @@ def _lost(row: pd.Series) -> str:
         text += (
             f" A rank computes at {units.fraction(row['compute_scaling'])} of its speed at "
             f"{units.ranks(row['baseline_world_size'])}; together a global efficiency of "
-            f"{units.fraction(row['global_efficiency'])}, measured directly {units.fraction(row['measured'])}."
+            f"{units.fraction(row['global_efficiency'])}, measured directly {units.fraction(row['measured_efficiency'])}."
         )
     return text
 
@@ -79,7 +77,7 @@ def _stragglers(cells: pd.DataFrame) -> list[str]:
 def _not_reconciled(cells: pd.DataFrame) -> list[str]:
     told = [
         f"{row['called']} at {units.ranks(row['world_size'])} (product {units.fraction(row['global_efficiency'])}, measured "
-        f"{units.fraction(row['measured'])}; apart by {units.fraction(row['reconciliation_error'])}, tolerance "
+        f"{units.fraction(row['measured_efficiency'])}; apart by {units.fraction(row['reconciliation_error'])}, tolerance "
         f"{units.fraction(row['reconciliation_tolerance'])})"
         for _, row in cells[cells["reconciled"].eq(False)].iterrows()
     ]

@@ -57,6 +57,7 @@ def cell(
         "parallel_efficiency": parallel,
         "compute_scaling": scaled,
         "global_efficiency": whole,
+        "measured_efficiency": direct,
         "efficiency": direct,
         "reconciliation_error": error,
         "reconciliation_tolerance": None if error is None else 0.03,

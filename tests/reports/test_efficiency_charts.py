@@ -130,17 +130,6 @@ def test_the_measured_efficiency_is_marked_and_disagreement_flagged() -> None:
         assert labels[3] == ("8 ranks\nnot reconciled" if contender == "zero3" else "8 ranks")
 
 
-def test_an_efficiency_against_several_ranks_is_shown_against_ideal() -> None:
-    base = known.cell([0.1, 0.1], 0.01, 0.015, baseline_world_size=2, measured=1.0)
-    tree = known.cell([0.11] * 4, 0.02, 0.03, baseline_world_size=2)[0]["global_efficiency"]
-    larger = known.cell([0.11] * 4, 0.02, 0.03, baseline_world_size=2, measured=tree / 0.8)
-    frame, _ = known.frames(base, larger)
-    assert base[0]["parallel_efficiency"] == pytest.approx(0.8)
-    assert efficiency.measured_efficiency(frame).tolist() == pytest.approx([0.8, tree])
-    without_base = efficiency.measured_efficiency(frame.iloc[1:])
-    assert without_base.isna().all()
-
-
 def test_without_a_baseline_the_staircase_ends_at_the_parallel_efficiency() -> None:
     frame, _ = CASES["one world size"]
     figure = drawn("one world size")["waterfall"]
