@@ -1,4 +1,7 @@
-"""Does everything work on this machine's GPUs? One launch each of DDP and ZeRO 0-3, judged. `make gpu-check` runs it."""
+"""Does everything work on this machine's GPUs? Launches of DDP and ZeRO 0-3, the metered ones too, judged.
+
+`make gpu-check` runs it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.analysis.efficiency import arms
 from bench.errors import LaunchError, ScalebenchError
 from bench.launch.machine import Machine, detect
 from bench.launch.sweep import Sweep
@@ -27,6 +31,9 @@ LOSS_TOLERANCE = 2e-2
 
 CLOCK_TOLERANCE = 0.05
 """CUDA events and the host's clock must give the same length of the window, but for its two edges."""
+
+LONGEST = 1.2
+"""A step without communication takes no longer than one with it, but for noise."""
 
 TOO_LARGE = 16_384
 """Sequences of a micro-batch whose logits alone take 1.6 TB in half precision."""
@@ -60,12 +67,31 @@ def cells(machine: Machine) -> list[Cell]:
     return [*wanted, Cell.model_validate(too_large)]
 
 
+def planned(machine: Machine) -> tuple[PlannedCell, ...]:
+    """The cells with their launches: those in fp16 without checkpointing are metered too, over NCCL."""
+    return tuple(
+        PlannedCell(
+            cell,
+            LaunchSettings(
+                timeout_s=300.0,
+                attribution_launches=int(
+                    cell.precision == "fp16"
+                    and not cell.activation_checkpointing
+                    and cell.micro_batch_size != TOO_LARGE
+                ),
+            ),
+        )
+        for cell in cells(machine)
+    )
+
+
 def judge(records: list[Record]) -> list[Row]:
-    """Each launch with what is wrong with it: outcome, losses against DDP's, both clocks, MFU, checkpointing's memory."""
+    """Each launch with what is wrong with it: outcome, losses against DDP's, both clocks, MFU, checkpointing's memory, and of
+    a metered one its arms and its ledger."""
     reference = {
         (record.cell.precision, record.cell.activation_checkpointing): record
         for record in records
-        if record.cell.strategy == "ddp" and record.outcome == "ok"
+        if record.cell.strategy == "ddp" and record.outcome == "ok" and record.kind == "timing"
     }
     rows = []
     for record in records:
@@ -98,9 +124,26 @@ def judge(records: list[Record]) -> list[Row]:
         fraction = mfu(record.work.flops_per_token, cell.tokens_per_step / step_time_s, cell.world_size, peak)
         if fraction is not None and not 0 < fraction < 1:
             wrong.append(f"MFU {fraction:.3f} can't be")
+        wrong += _metered(record)
         memory = max(rank.peak_memory_bytes for rank in record.ranks)
         rows.append(Row(record, wrong, step_time_s, ratio, fraction, memory))
     return [_with_checkpointing(row, rows) for row in rows]
+
+
+def _metered(record: Record) -> list[str]:
+    """What is wrong with the arms and the ledger of an attribution launch; nothing for a timing launch."""
+    if record.kind == "timing":
+        return []
+    found, wrong = arms(record), []
+    if found is None:
+        wrong.append("an arm of the meter is missing")
+    elif not 0 < found.useful.slowest_s < LONGEST * found.full_s:
+        wrong.append(f"a step without communication takes {found.useful.slowest_s:.4f} s, with it {found.full_s:.4f} s")
+    if not all(rank.attribution is not None and rank.attribution.finite for rank in record.ranks):
+        wrong.append("a loss in an arm of the meter is not finite")
+    if record.cell.world_size > 1 and not all(rank.attribution and rank.attribution.ledger for rank in record.ranks):
+        wrong.append("the ledger is empty")
+    return wrong
 
 
 def _with_checkpointing(row: Row, rows: list[Row]) -> Row:
@@ -108,7 +151,7 @@ def _with_checkpointing(row: Row, rows: list[Row]) -> Row:
     if row.peak_memory_bytes is None or not row.record.cell.activation_checkpointing:
         return row
     plain_cell = row.record.cell.model_copy(update={"activation_checkpointing": False})
-    plain = next((other for other in rows if other.record.cell == plain_cell), None)
+    plain = next((other for other in rows if (other.record.cell, other.record.kind) == (plain_cell, "timing")), None)
     if plain is None or plain.peak_memory_bytes is None or row.peak_memory_bytes < plain.peak_memory_bytes:
         return row
     return Row(**{**vars(row), "wrong": [*row.wrong, "checkpointing saves no memory"]})
@@ -123,6 +166,7 @@ def table(rows: list[Row]) -> Table:
         cell = row.record.cell
         name = f"{cell.strategy} {cell.precision}" + (" checkpointed" if cell.activation_checkpointing else "")
         name += " (too large)" if cell.micro_batch_size == TOO_LARGE else ""
+        name += " (metered)" if row.record.kind == "attribution" else ""
         shown.add_row(
             name,
             row.record.outcome,
@@ -143,8 +187,8 @@ def main() -> None:
         print(f"gpu-check: nothing checked: {error}")
         sys.exit(0)
     folder = Path(tempfile.mkdtemp(prefix="scalebench-gpu-check-"))
-    planned = tuple(PlannedCell(cell, LaunchSettings(timeout_s=300.0)) for cell in cells(machine))
-    sweep = Sweep(Suite("gpu-check", "", 0, planned), machine, "deepspeed", folder)
+    wanted = planned(machine)
+    sweep = Sweep(Suite("gpu-check", "", 0, wanted), machine, "deepspeed", folder)
     console = Console(soft_wrap=True)
     try:
         sweep.prepare_folder()
@@ -153,8 +197,8 @@ def main() -> None:
     except ScalebenchError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    order = {planned_cell.cell.id: index for index, planned_cell in enumerate(planned)}
-    rows = judge(sorted(records, key=lambda record: order[record.cell.id]))
+    order = {planned_cell.cell.id: index for index, planned_cell in enumerate(wanted)}
+    rows = judge(sorted(records, key=lambda record: (order[record.cell.id], record.kind != "timing")))
     console.print(table(rows))
     console.print(f"{machine.description}; records: {folder}", markup=False, highlight=False)
     sys.exit(1 if any(row.wrong for row in rows) else 0)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from bench.gpu_check import TOO_LARGE, cells, judge, table
+from bench.gpu_check import TOO_LARGE, cells, judge, planned, table
 from bench.launch.machine import Machine
 from bench.plan.cell import Cell
-from bench.results.record import Record
+from bench.results.record import LedgerLine, Record
 from tests import synthetic
+from tests.attributed import attributed
 from tests.command_line import ROOT, command_environment
 
 H200 = Machine("cuda", 1, ("NVIDIA H200",), (9, 0))
@@ -88,6 +89,27 @@ def test_checkpointing_that_saves_nothing_and_a_model_that_fits_are_wrong() -> N
     assert sum("checkpointing saves no memory" in row.wrong for row in judge(fat)) == 10
     fits = [synthetic.launch(r.cell) if r.cell.micro_batch_size == TOO_LARGE else r for r in records]
     assert "expected oom" in judge(fits)[-1].wrong[0]
+
+
+def test_metered_launches_are_held_to_their_arms_and_ledger() -> None:
+    metered = [plan.cell for plan in planned(H200) if plan.settings.attribution_launches]
+    assert {cell.strategy for cell in metered} == {"ddp", "zero0", "zero1", "zero2", "zero3"} and len(metered) == 5
+    cell = metered[0]
+    step_s = good(cell).ranks[0].step_times_s[0]
+    line = LedgerLine(operation="all_reduce", group_size=2, payload_bytes=8, count=1, steps=[0])
+
+    def with_arms(useful_s: float, **rank: Any) -> list[str]:
+        launch = attributed(cell, [useful_s], step_s, step_s, ledger=[line])
+        record = good(cell)
+        own = launch.ranks[0].attribution
+        assert own is not None
+        changed = change_rank(record, attribution=own.model_copy(update=rank))
+        metered = changed.model_copy(update={"kind": "attribution", "attribution": launch.attribution})
+        return judge([record, metered])[1].wrong
+
+    assert with_arms(0.9 * step_s) == []
+    assert any("without communication takes" in reason for reason in with_arms(2 * step_s))
+    assert any("not finite" in reason for reason in with_arms(0.9 * step_s, finite=False))
 
 
 def test_without_a_gpu_it_says_so_and_exits_0() -> None:
