@@ -13,7 +13,7 @@ from bench.launch.machine import Machine
 from bench.launch.sweep import Progress, Sweep, Task
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
-from bench.results.record import ARMS, Injection, Record
+from bench.results.record import Injection, Record
 
 FOLDER = Path("results") / "prove"
 MODEL = "paced-nano"
@@ -42,8 +42,8 @@ def plan(world_size: int, seed: int) -> list[Task]:
                     seconds=SLOW_S,
                     rank=draw.randrange(world_size),
                     where=where,
-                    # Once in all arms: a slow rank must not be taken for communication.
-                    arms=list(ARMS) if where == "backward" else ["local"],
+                    # Once beside communication: a slow rank must not be taken for it.
+                    arms=["full", "local"] if where == "backward" else ["local"],
                 )
                 for where in ("forward", "backward", "input")
             ),

@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.analysis.efficiency import arms, block_times, useful
+import numpy as np
+
+from bench.analysis.efficiency import block_times, useful
 from bench.results.record import Arm, Injection, LedgerLine, Record, Span
 
 DELAY_TOLERANCE_FRAC = 0.05
@@ -49,25 +51,28 @@ def findings(record: Record) -> list[Finding]:
     return found
 
 
-def _mean_s(record: Record, arm: Arm, injection: str | None = None) -> float | None:
-    """The slowest rank's mean step of an arm."""
+def _typical_s(record: Record, arm: Arm, injection: str | None = None) -> float | None:
+    """The median over an arm's steps of the slowest rank's seconds: one step held up by something else does not move it."""
     blocks = block_times(record, arm, injection)
-    if not blocks:
-        return None
-    return max(statistics.fmean(time_s for block in blocks for time_s in block[rank]) for rank in range(len(blocks[0])))
+    return float(np.median(np.concatenate(blocks, axis=1).max(axis=0))) if blocks else None
+
+
+def _added_s(record: Record, arm: Arm, injection: str) -> float | None:
+    """What the injection adds to a step of an arm; None unless that was measured."""
+    disturbed_s, plain_s = _typical_s(record, arm, injection), _typical_s(record, arm)
+    return None if disturbed_s is None or plain_s is None else disturbed_s - plain_s
 
 
 def _delay(record: Record, injection: Injection) -> Finding:
     timelines = [rank.attribution.timeline for rank in record.ranks if rank.attribution is not None]
     collectives = [sum(span.kind == "collective" for span in timeline) for timeline in timelines]
-    disturbed_s, plain_s = _mean_s(record, "full", injection.name), _mean_s(record, "full")
     total_s = statistics.median(collectives) * injection.seconds
     return Finding(
         name=f"{record.cell.strategy}: {injection.name}",
         injected=total_s,
         injected_unit="s",
         expected=statistics.median(exposed_delay_s(timeline, injection.seconds) for timeline in timelines),
-        recovered=None if disturbed_s is None or plain_s is None else disturbed_s - plain_s,
+        recovered=_added_s(record, "full", injection.name),
         tolerance=DELAY_TOLERANCE_FRAC * total_s,
         unit="s",
     )
@@ -115,8 +120,8 @@ def exposed_delay_s(timeline: Sequence[Span], delay_s: float) -> float:
 
 
 def _slow_rank(record: Record, injection: Injection) -> list[Finding]:
-    """A rank that sleeps: it must be named, load_balance must be what the sleep makes of the ranks' own seconds, and where all
-    arms were measured the sleep must not be taken for communication."""
+    """A rank that sleeps: it must be named, load_balance must be what the sleep makes of the ranks' own seconds, and where the
+    arm `full` was measured too, the sleep must not be taken for communication."""
     name = f"{record.cell.strategy}: {injection.name}"
     sleeps = injection.seconds * (record.cell.grad_accum_steps if injection.where != "input" else 1)
     own, slow = useful(record), useful(record, injection.name)
@@ -142,15 +147,15 @@ def _slow_rank(record: Record, injection: Injection) -> list[Finding]:
             unit="rank",
         ),
     ]
-    plain, disturbed = arms(record), arms(record, injection.name)
-    if plain is not None and disturbed is not None:
+    added_s, added_alone_s = _added_s(record, "full", injection.name), _added_s(record, "local", injection.name)
+    if added_s is not None and added_alone_s is not None:
         rows.append(
             Finding(
                 name=f"{name}, taken for communication",
                 injected=sleeps,
                 injected_unit="s",
                 expected=0.0,
-                recovered=disturbed.exposed_comm_s - plain.exposed_comm_s,
+                recovered=added_s - added_alone_s,
                 tolerance=MISTAKEN_TOLERANCE_FRAC * sleeps,
                 unit="s",
             )

@@ -149,13 +149,16 @@ def test_the_timeline_is_a_trace_that_a_viewer_opens(twenty_trials: Record) -> N
         assert sum(event["cat"] == "collective" for event in own) == counted
 
 
+NUM_BURNERS = 3
+
+
 @contextmanager
 def burnt(core: int, folder: Path) -> Iterator[None]:
-    """Each rank that starts below `folder` is pinned to a core of its own, and another process burns one core."""
+    """Each rank that starts below `folder` is pinned to a core of its own, and other processes burn one core."""
     stop = threading.Event()
 
     def pin() -> None:
-        while not stop.wait(0.02):
+        while not stop.wait(0.5):
             for path in folder.glob("*/*/rank_*.pid"):
                 rank, pid = int(path.stem.removeprefix("rank_")), int(path.read_text().split()[1])
                 for thread in psutil.Process(pid).threads() if psutil.pid_exists(pid) else []:
@@ -166,12 +169,14 @@ def burnt(core: int, folder: Path) -> Iterator[None]:
 
     pinning = threading.Thread(target=pin)
     pinning.start()
-    burner = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"])
+    burn = ["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(burn) for _ in range(NUM_BURNERS)]
     try:
         yield
     finally:
-        burner.kill()
-        burner.wait()
+        for burner in burners:
+            burner.kill()
+            burner.wait()
         stop.set()
         pinning.join()
 
@@ -188,7 +193,7 @@ def test_an_outside_load_is_the_imbalance_of_its_rank(tmp_path: Path) -> None:
     assert found is not None
     quick, slow = found.useful.by_rank
     assert found.useful.straggler == 1
-    # The burner takes about half of the core.
-    assert slow > 1.4 * quick
+    # The rank has a quarter of its core left.
+    assert slow > 2 * quick
     lost_to_imbalance_s = found.useful.slowest_s - found.useful.mean_s
     assert lost_to_imbalance_s > 2 * found.exposed_comm_s
