@@ -11,6 +11,7 @@ import pandas as pd
 
 import bench
 from bench.analysis.environment import environment
+from bench.analysis.gates import faults
 from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
 from bench.analysis.validity import judge
@@ -18,6 +19,7 @@ from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
 from bench.errors import RecordError
 from bench.results.frame import to_frame
+from bench.results.reference import read_references
 from bench.results.store import read_records, write_atomically
 from reports import page, tables, verdict
 
@@ -79,7 +81,8 @@ def examine(folder: Path) -> Findings:
     The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
     records = read_records(folder)
-    launches = judge(to_frame(records))
+    reasons = {record.launch_id: faults(record) for record in records if record.outcome == "ok"}
+    launches = judge(to_frame(records), reasons, read_references(folder))
     suites = sorted({record.suite for record in records if record.suite is not None})
     return Findings(folder, launches, scaling_table(launches), environment(records), suites)
 
