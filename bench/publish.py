@@ -100,7 +100,7 @@ def publish(findings: Findings) -> Path:
     written = {
         "scaling": scaling,
         "ranking": ranked,
-        "launches": launches.drop(columns="losses"),
+        "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
         "phases": seconds,
         "not_ok": failed,
         "environment": places,

@@ -24,7 +24,7 @@ DRIFTING: frozenset[str] = frozenset()
 # What the gates look at.
 _ASKED = [
     *("strategy", "precision", "world_size", "num_ranks", "steps", "num_steps", "num_timed_steps", "losses"),
-    *("num_skipped_steps", "replica_distance", "optimizer"),
+    *("num_skipped_steps", "replica_distance", "optimizer", "skipped_warmup_steps"),
 ]
 
 
@@ -49,6 +49,8 @@ def judge(
     for index, launch_id in ok["launch_id"].items():
         found[index] += known.get(launch_id, ())
     held = ok[~ok["strategy"].isin(DRIFTING)]
+    # The profile `matched` settles the optimizer; a wrong one there is no excuse for other losses.
+    held = held.assign(optimizer=held["optimizer"].where(held["profile"] == "tuned"))
     apart = _leaves_plain_training(held, references)
     sound = held.loc[[index for index in held.index if not found[index] and index not in apart]]
     # Plain training has few steps; beyond them, launches are held to each other.
@@ -124,7 +126,7 @@ def _losses(row: dict[str, Any]) -> _Losses:
 def _leaves_plain_training(ok: pd.DataFrame, references: Sequence[Reference]) -> dict[Any, str]:
     """Reasons by index, of the launches whose losses leave those of plain training of the same global batches.
 
-    Another optimizer than plain training's trains otherwise: then only the losses before its first step are compared.
+    A tuned optimizer other than plain training's trains otherwise: then only the loss before its first step is compared.
     """
     plain = {tuple(found.cell.work.values()): found for found in references if found.outcome == "ok"}
     reasons: dict[Any, str] = {}
@@ -134,7 +136,7 @@ def _leaves_plain_training(ok: pd.DataFrame, references: Sequence[Reference]) ->
         reference = np.asarray(found.losses)
         for index, row in _rows(group):
             alike = pd.isna(row["optimizer"]) or row["optimizer"] == str(found.optimizer)
-            losses = _losses(row) if alike else _losses(row)[:1]
+            losses = _losses(row)[: _num_alike([row["skipped_warmup_steps"], found.skipped]) if alike else 1]
             if (why := _departure(losses, reference, row["precision"], "plain training")) is not None:
                 reasons[index] = why
     return reasons
@@ -143,8 +145,8 @@ def _leaves_plain_training(ok: pd.DataFrame, references: Sequence[Reference]) ->
 def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
     """Reasons by index, of the launches whose losses leave those of the other launches of equal work.
 
-    Equal work is the same model, data, batch and optimizer (EQUAL_WORK, and the optimizer that stepped). The reference comes
-    from launches that passed all other gates: ddp's at the smallest world size, or the median over all of them where no
+    Equal work is the same model, data, batch and optimizer (EQUAL_WORK, and the tuned optimizer). The reference comes from
+    launches that passed all other gates: ddp's at the smallest world size, or the median over all of them where no
     ddp is sound. With several launches of the reference, step by step their median.
     """
     reasons: dict[Any, str] = {}
@@ -158,11 +160,21 @@ def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
         if len(group) < 2 or candidates.empty:
             continue
         rows = [_losses(row) for _, row in _rows(candidates)]
+        skipped = candidates["skipped_warmup_steps"].tolist()
         reference = np.median([losses[: min(map(len, rows))] for losses in rows], axis=0)
         for index, row in _rows(group):
-            if (why := _departure(_losses(row), reference, row["precision"], name)) is not None:
+            losses = _losses(row)[: _num_alike([row["skipped_warmup_steps"], *skipped])]
+            if (why := _departure(losses, reference, row["precision"], name)) is not None:
                 reasons[index] = why
     return reasons
+
+
+def _num_alike(skipped: list[list[int]]) -> int | None:
+    """How many steps of several launches come before the first that some of them skipped and others did not, itself
+    included, whose loss is from before its update; None if all of them are alike. A scaler skips when gradients overflow in
+    fp16, which order of summation decides."""
+    odd = set().union(*skipped) - set(skipped[0]).intersection(*skipped)
+    return min(odd) + 1 if odd else None
 
 
 def _departure(losses: _Losses, reference: _Losses, precision: str, name: str) -> str | None:

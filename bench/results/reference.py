@@ -19,7 +19,8 @@ CELLS_NAME = "cells.json"
 
 class Reference(BaseModel):
     """What plain training of a cell's global batches came to, in one process: `losses`, the mean over the global batch of
-    each of the first optimizer steps; or why there are none. `cell` is the one of its kind whose micro-batches were taken.
+    each of the first optimizer steps; or why there are none. `skipped` numbers the steps that the fp16 loss scaler skipped.
+    `cell` is the one of its kind whose micro-batches were taken.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
@@ -29,6 +30,7 @@ class Reference(BaseModel):
     outcome: Literal["ok", "oom", "timeout", "crashed"]
     reason: str | None = None
     losses: list[float] = []
+    skipped: list[int] = []
     optimizer: OptimizerSettings | None = None
     device: str | None = None
     torch: str | None = None

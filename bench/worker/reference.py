@@ -59,6 +59,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
     share = 1 / cell.world_size
     num_parts = cell.grad_accum_steps * (1 if optimizer.masters else cell.world_size)
     losses: list[float] = []
+    skipped: list[int] = []
     first_step_s = time.monotonic()
     while len(losses) < num_steps:
         parts: list[Tensor] = []
@@ -71,7 +72,8 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
             if rank == 0 and not losses:
                 parts[-1].item()
                 _check_pace(MIN_STEPS * cell.world_size * (time.monotonic() - first_step_s), budget_s)
-        optimizer.step()
+        if optimizer.step():
+            skipped.append(len(losses))
         losses.append(float(torch.stack(parts).mean()))
         spent_s = time.monotonic() - first_step_s
         if len(losses) >= MIN_STEPS and spent_s * (1 + 1 / len(losses)) > budget_s:
@@ -80,6 +82,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
         cell=cell,
         outcome="ok",
         losses=losses,
+        skipped=skipped,
         optimizer=optimizer_settings(optimizer.optimizer, optimizer.optimizer.param_groups[0]),
         device=str(device),
         torch=torch.__version__,
@@ -112,11 +115,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     cuda = os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", 0) if cuda else torch.device("cpu")
-    if not cuda:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
     for fields in json.loads((folder / FOLDER_NAME / CELLS_NAME).read_text(encoding="utf-8")):
         cell = Cell(**fields)
         if not reference_path(folder, cell).exists():
+            if not cuda:
+                torch.set_num_threads(cell.threads_per_rank or 1)
             write_reference(folder, reference_of(cell, device))
             if cuda:
                 torch.cuda.empty_cache()

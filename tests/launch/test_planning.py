@@ -13,6 +13,8 @@ from bench.launch.machine import Machine
 from bench.launch.sweep import Sweep
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+from bench.results.store import record_paths
+from tests import synthetic
 
 CPU = Machine("cpu", 8)
 V100 = Machine("cuda", 8, ("Tesla V100-SXM2-32GB",) * 8, (7, 0))
@@ -106,6 +108,19 @@ def test_rounds_hold_every_cell_once_in_an_order_of_their_own(tmp_path: Path) ->
     assert [task.sequence for task in sweep.tasks] == list(range(20))
     assert sweep_of(tmp_path, launches=5).tasks == sweep.tasks
     assert sweep_of(tmp_path, launches=5, seed=1).tasks != sweep.tasks
+
+
+def test_a_record_of_another_run_covers_no_task(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, launches=1)
+    cells = [task.cell for task in sweep.tasks]
+    synthetic.write(tmp_path, [synthetic.launch(cells[0]), synthetic.launch(cells[1])])
+    assert [task.cell for task in sweep.missing()] == cells[2:]
+    [launch] = tmp_path.glob(f"{cells[1].id}/*")
+    launch.rename(launch.with_name("another"))
+    assert [task.cell for task in sweep.missing()] == cells[1:]
+    # It is measured again with the failed ones.
+    sweep.forget_failed()
+    assert [path.parent.parent.name for path in record_paths(tmp_path)] == [cells[0].id]
 
 
 def test_a_folder_of_another_suite_or_device_is_refused(tmp_path: Path) -> None:
