@@ -119,6 +119,11 @@ def sleeps_half_as_long(rank: ModuleType, launch: dict[str, Any]) -> None:
     paced.time = SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 2))
 
 
+def ends_before_its_record(rank: ModuleType, launch: dict[str, Any]) -> None:
+    """Rank 0 is gone when it has gathered what all ranks measured."""
+    rank.write_record = lambda *_: os._exit(1)
+
+
 def arms_without_sense(rank: ModuleType, launch: dict[str, Any]) -> None:
     """Once communication is taken away, collectives leave NaN in their output."""
     from bench.worker.meter import process_group
