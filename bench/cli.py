@@ -67,6 +67,9 @@ def run(
     hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and commands, run nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
+    reference: Annotated[
+        bool, typer.Option(help="At the end, train the same batches plainly in one process: what losses are held to.")
+    ] = True,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -75,8 +78,10 @@ def run(
     Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
     """
     from bench.launch.hostfile import read_hostfile
+    from bench.launch.interrupt import Interrupted
     from bench.launch.machine import detect
-    from bench.launch.sweep import Interrupted, Sweep
+    from bench.launch.reference import forget_failed_references, make_references
+    from bench.launch.sweep import Sweep
     from bench.plan.suite import load_suite
     from bench.results.store import locked
 
@@ -87,7 +92,7 @@ def run(
     folder = output or Path("results") / chosen.name
     sweep = Sweep(chosen, machine, started_by, folder, hosts)
     if dry_run:
-        _print_plan(sweep, as_json)
+        _print_plan(sweep, as_json, reference)
         return
     from bench.progress import SweepProgress
 
@@ -97,6 +102,7 @@ def run(
         sweep.clear_leftovers()
         if retry_failed:
             sweep.forget_failed()
+            forget_failed_references(folder)
         total, missing = len(sweep.tasks), len(sweep.missing())
         done = f", {total - missing} done before" if missing < total else ""
         console.print(
@@ -107,6 +113,8 @@ def run(
         try:
             with SweepProgress(console) as progress:
                 sweep.run(progress)
+                if reference:
+                    make_references(folder, machine, progress)
         except (Interrupted, KeyboardInterrupt) as stop:
             left = len(sweep.missing())
             print(
@@ -164,7 +172,9 @@ def _console(stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, soft_wrap=True, width=max(120, console.width))
 
 
-def _print_plan(sweep: Sweep, as_json: bool) -> None:
+def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
+    from bench.launch.reference import one_of_each, reference_command
+
     plan: list[dict[str, Any]] = []
     for task in sweep.tasks:
         command = shlex.join(sweep.command(task)).replace("--master_port 0", "--master_port FREE_PORT")
@@ -176,6 +186,9 @@ def _print_plan(sweep: Sweep, as_json: bool) -> None:
         return
     for entry in plan:
         print(f"{entry['cell']}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
+    if reference and sweep.tasks:
+        number = len(one_of_each([task.cell for task in sweep.tasks]))
+        print(f"plain training of {number} global batches\n    {shlex.join(reference_command(sweep.folder))}")
     print(
         f"{len(sweep.tasks)} launches, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; nothing was run"
     )
@@ -225,8 +238,8 @@ def prove(
     Exits 0 if everything injected was recovered, 1 if one was missed, 2 for bad input.
     """
     from bench import prove as proof
+    from bench.launch.interrupt import Interrupted
     from bench.launch.machine import detect
-    from bench.launch.sweep import Interrupted
     from bench.progress import SweepProgress
     from bench.results.store import locked
 

@@ -70,6 +70,15 @@ class SweepProgress:
         if self._bar is not None and self._ends_at_s is not None:
             self._bar.update(self._task, left=f"{_clock(max(0.0, self._ends_at_s - time.monotonic()))} left")
 
+    def plain_training(self, number: int) -> None:
+        """All launches are through; their `number` different global batches are trained plainly."""
+        self._ends_at_s = None
+        text = f"plain training of {number} global batch{'es' * (number > 1)}, which losses are held to"
+        if self._bar is not None:
+            self._bar.update(self._task, description=text, left="")
+        else:
+            self._console.print(text, markup=False, highlight=False)
+
     def ended(self, record: Record, index: int, total: int) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=index + 1)

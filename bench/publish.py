@@ -12,6 +12,7 @@ import pandas as pd
 import bench
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
+from bench.analysis.gates import faults
 from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
 from bench.analysis.validity import judge
@@ -19,6 +20,7 @@ from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
 from bench.errors import RecordError
 from bench.results.frame import to_frame
+from bench.results.reference import read_references
 from bench.results.store import read_records, write_atomically
 from reports import losses, page, tables, verdict
 
@@ -97,7 +99,8 @@ def examine(folder: Path) -> Findings:
     The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
     records = read_records(folder)
-    launches = judge(to_frame(records))
+    reasons = {record.launch_id: faults(record) for record in records if record.outcome == "ok"}
+    launches = judge(to_frame(records), reasons, read_references(folder))
     suites = sorted({record.suite for record in records if record.suite is not None})
     scaling = scaling_table(launches)
     believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
@@ -119,7 +122,7 @@ def publish(findings: Findings) -> Path:
         "ranking": ranked,
         "efficiency": findings.efficiency,
         "ranks": findings.ranks,
-        "launches": launches.drop(columns="losses"),
+        "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
         "phases": seconds,
         "not_ok": failed,
         "environment": places,

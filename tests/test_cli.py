@@ -26,6 +26,15 @@ def test_dry_run_prints_exact_commands_and_runs_nothing(tmp_path: Path, scaleben
         assert words[words.index("--num_gpus") + 1] in entry["cell"].split("_w")[1].split("_")[0]
 
 
+def test_dry_run_shows_plain_training_unless_it_is_not_wanted(tmp_path: Path, scalebench: Scalebench) -> None:
+    run = ("run", "quick", "--dry-run", "--device", "cpu", "--output", tmp_path / "out")
+    shown = scalebench(*run).stdout
+    # Global batches of 4, 8 and 32 sequences of gpt-nano, of 1, 2, 4 and 8 of the paced model.
+    assert "plain training of 7 global batches" in shown
+    assert f"-m bench.worker.reference {tmp_path / 'out'}" in shown
+    assert "plain training" not in scalebench(*run, "--no-reference").stdout
+
+
 def test_cells_that_cannot_run_here_are_skipped_with_the_reason(scalebench: Scalebench) -> None:
     done = scalebench("run", "v100-8", "--dry-run", "--json", "--device", "cpu")
     plan = json.loads(done.stdout)
@@ -94,7 +103,7 @@ def test_a_broken_record_is_named_by_every_verb_that_reads_it(tmp_path: Path, sc
         tmp_path / "results", [synthetic.launch(planned.cell) for planned in load_suite(str(suite)).cells]
     )
     (folder / "suite.json").write_text('{"schema_version": 1, "suite": "mine", "device_type": "cpu"}')
-    run = ("run", suite, "--output", folder, "--device", "cpu", "--json")
+    run = ("run", suite, "--output", folder, "--device", "cpu", "--json", "--no-reference")
     whole = scalebench(*run)
     assert whole.returncode == 0, whole.stderr
     assert json.loads(whole.stdout)["launches"][0]["outcome"] == "ok"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from bench.plan.cell import EQUAL_WORK
+from bench.results.reference import Reference
 
 # Relative L2 distance between replicas that synchronise at every step. They start equal and add equal gradients, so that
 # only a backend that sums in another order on each rank leaves any distance at all; half precision rounds coarser.
@@ -18,33 +21,43 @@ LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 # Strategies whose replicas drift apart by design. A strategy that is not named here is held to the gates.
 DRIFTING: frozenset[str] = frozenset()
 
-EQUAL_WORK = [
-    *("model", "model_options", "seq_len", "global_batch_size", "seed", "corpus", "learning_rate", "weight_decay"),
-    "precision",
-]
-
 # What the gates look at.
 _ASKED = [
     *("strategy", "precision", "world_size", "num_ranks", "steps", "num_steps", "num_timed_steps", "losses"),
-    *("num_skipped_steps", "replica_distance"),
+    *("num_skipped_steps", "replica_distance", "optimizer", "skipped_warmup_steps"),
 ]
 
 
-def judge(launches: pd.DataFrame) -> pd.DataFrame:
+def judge(
+    launches: pd.DataFrame,
+    reasons: Mapping[str, Sequence[str]] | None = None,
+    references: Sequence[Reference] = (),
+) -> pd.DataFrame:
     """The launches, with outcome "invalid" and a reason for each that is ok but may not be believed.
 
     Takes and returns the columns of `bench.results.frame.to_frame`; the input is left as it was. A launch that fails
-    several gates names them all.
+    several gates names them all. `reasons`, by launch_id, are those found by gates that look into the record itself
+    (`bench.analysis.gates`, theory against ledger). Losses are held to the plain training of `references` for as many steps as
+    it has, then to those of the other launches of equal work.
     """
     judged = launches.copy()
     judged["outcome"] = judged["outcome"].astype(object)
     judged["reason"] = judged["reason"].astype(object)
     ok = judged[judged["outcome"] == "ok"]
-    reasons = {index: [why for gate in GATES if (why := gate(row))] for index, row in _rows(ok)}
-    alone_sound = ok.loc[[index for index, why in reasons.items() if not why]]
-    for index, why in _leaves_equal_work(ok, alone_sound).items():
-        reasons[index].append(why)
-    failed = {index: "; ".join(why) for index, why in reasons.items() if why}
+    known = reasons or {}
+    found = {index: [why for gate in GATES if (why := gate(row))] for index, row in _rows(ok)}
+    for index, launch_id in ok["launch_id"].items():
+        found[index] += known.get(launch_id, ())
+    held = ok[~ok["strategy"].isin(DRIFTING)]
+    # The profile `matched` settles the optimizer; a wrong one there is no excuse for other losses.
+    held = held.assign(optimizer=held["optimizer"].where(held["profile"] == "tuned"))
+    apart = _leaves_plain_training(held, references)
+    sound = held.loc[[index for index in held.index if not found[index] and index not in apart]]
+    # Plain training has few steps; beyond them, launches are held to each other.
+    apart = {**_leaves_equal_work(held, sound), **apart}
+    for index, why in apart.items():
+        found[index].append(why)
+    failed = {index: "; ".join(why) for index, why in found.items() if why}
     judged.loc[list(failed), "outcome"] = "invalid"
     for index, reason in failed.items():
         judged.at[index, "reason"] = reason
@@ -102,20 +115,42 @@ GATES: tuple[Callable[[dict[str, Any]], str | None], ...] = (
 )
 
 
-def _losses(row: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+_Losses = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _losses(row: dict[str, Any]) -> _Losses:
     losses = row["losses"]
     return np.asarray(losses if isinstance(losses, list) else [], dtype=float)
+
+
+def _leaves_plain_training(ok: pd.DataFrame, references: Sequence[Reference]) -> dict[Any, str]:
+    """Reasons by index, of the launches whose losses leave those of plain training of the same global batches.
+
+    A tuned optimizer other than plain training's trains otherwise: then only the loss before its first step is compared.
+    """
+    plain = {tuple(found.cell.work.values()): found for found in references if found.outcome == "ok"}
+    reasons: dict[Any, str] = {}
+    for work, group in ok.groupby(list(EQUAL_WORK), dropna=False, sort=False):
+        if (found := plain.get(work)) is None:
+            continue
+        reference = np.asarray(found.losses)
+        for index, row in _rows(group):
+            alike = pd.isna(row["optimizer"]) or row["optimizer"] == str(found.optimizer)
+            losses = _losses(row)[: _num_alike([row["skipped_warmup_steps"], found.skipped]) if alike else 1]
+            if (why := _departure(losses, reference, row["precision"], "plain training")) is not None:
+                reasons[index] = why
+    return reasons
 
 
 def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
     """Reasons by index, of the launches whose losses leave those of the other launches of equal work.
 
-    Equal work is the same model, data, batch and optimizer settings (EQUAL_WORK). The reference comes from launches that
-    passed all other gates: ddp's at the smallest world size, or the median over all of them where no ddp is sound. With
-    several launches of the reference, step by step their median. Only the steps that both have are compared.
+    Equal work is the same model, data, batch and optimizer (EQUAL_WORK, and the tuned optimizer). The reference comes from
+    launches that passed all other gates: ddp's at the smallest world size, or the median over all of them where no
+    ddp is sound. With several launches of the reference, step by step their median.
     """
     reasons: dict[Any, str] = {}
-    for work, group in ok.groupby(EQUAL_WORK, dropna=False, sort=False):
+    for _, group in ok.groupby([*EQUAL_WORK, "optimizer"], dropna=False, sort=False):
         candidates = sound.loc[sound.index.isin(group.index)]
         plain = candidates[candidates["strategy"] == "ddp"]
         name = f"the median of {len(candidates)} launches"
@@ -125,18 +160,34 @@ def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
         if len(group) < 2 or candidates.empty:
             continue
         rows = [_losses(row) for _, row in _rows(candidates)]
+        skipped = candidates["skipped_warmup_steps"].tolist()
         reference = np.median([losses[: min(map(len, rows))] for losses in rows], axis=0)
-        tolerance = LOSS_TOLERANCE[str(work[EQUAL_WORK.index("precision")])]
         for index, row in _rows(group):
-            losses = _losses(row)
-            shared = min(len(losses), len(reference))
-            apart = np.abs(losses[:shared] - reference[:shared])
-            # A loss that is not finite has its own gate, and compares as false here.
-            wrong = np.flatnonzero(apart > tolerance * np.abs(reference[:shared]))
-            if wrong.size:
-                step = wrong[0]
-                reasons[index] = (
-                    f"losses leave those of equal work: step {step} is {losses[step]:.6g}, {name} has "
-                    f"{reference[step]:.6g} (tolerance {tolerance:g}, relative)"
-                )
+            losses = _losses(row)[: _num_alike([row["skipped_warmup_steps"], *skipped])]
+            if (why := _departure(losses, reference, row["precision"], name)) is not None:
+                reasons[index] = why
     return reasons
+
+
+def _num_alike(skipped: list[list[int]]) -> int | None:
+    """How many steps of several launches come before the first that some of them skipped and others did not, itself
+    included, whose loss is from before its update; None if all of them are alike. A scaler skips when gradients overflow in
+    fp16, which order of summation decides."""
+    odd = set().union(*skipped) - set(skipped[0]).intersection(*skipped)
+    return min(odd) + 1 if odd else None
+
+
+def _departure(losses: _Losses, reference: _Losses, precision: str, name: str) -> str | None:
+    """Where losses first leave a reference, among the steps that both have; None where they don't."""
+    tolerance = LOSS_TOLERANCE[precision]
+    shared = min(len(losses), len(reference))
+    apart = np.abs(losses[:shared] - reference[:shared])
+    # A loss that is not finite has its own gate, and compares as false here.
+    wrong = np.flatnonzero(apart > tolerance * np.abs(reference[:shared]))
+    if not wrong.size:
+        return None
+    step = wrong[0]
+    return (
+        f"losses leave those of equal work: step {step} is {losses[step]:.6g}, {name} has {reference[step]:.6g} "
+        f"(tolerance {tolerance:g}, relative)"
+    )

@@ -23,6 +23,15 @@ def num_oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
+def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
+    """What says that a process without last words ran out of memory: the kernel, or the last lines of its log."""
+    if num_oom_kills() > oom_kills_before:
+        return "the kernel ran out of memory for this control group"
+    if any("bad_alloc" in line for line in lines):
+        return "memory could not be allocated (std::bad_alloc)"
+    return None
+
+
 @dataclass(frozen=True)
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
@@ -43,20 +52,7 @@ def settle(launch: Launch, folder: Path, end: End) -> Record:
     if path.exists():
         return read_record(path).model_copy(update={"wall_s": end.wall_s})
     outcome, reason, evidence = _diagnose(launch, folder, end)
-    return Record(
-        launch_id=launch.launch_id,
-        kind=launch.kind,
-        suite=launch.suite,
-        sequence=launch.sequence,
-        cell=launch.cell,
-        started_at=launch.started_at,
-        launcher=launch.launcher,
-        command=launch.command,
-        outcome=outcome,
-        reason=reason,
-        evidence=evidence,
-        wall_s=end.wall_s,
-    )
+    return launch.record(outcome=outcome, reason=reason, evidence=evidence, wall_s=end.wall_s)
 
 
 def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
@@ -78,10 +74,8 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
     gone = [rank for rank in end.first_gone if rank in silent] or silent
     evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
     who = _name_ranks(gone) if gone and len(gone) < launch.cell.world_size else "the launch"
-    if num_oom_kills() > end.oom_kills_before:
-        return "oom", f"{who} ended{killed}: the kernel ran out of memory for this control group", evidence
-    if any("bad_alloc" in line for line in evidence):
-        return "oom", f"{who} ended{killed}: memory could not be allocated (std::bad_alloc)", evidence
+    if (sign := sign_of_memory(evidence, end.oom_kills_before)) is not None:
+        return "oom", f"{who} ended{killed}: {sign}", evidence
     return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence
 
 

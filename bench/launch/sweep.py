@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import random
 import shutil
-import signal
+import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
-from bench.errors import LaunchError, RecordError
+from bench.errors import RecordError
 from bench.launch.hostfile import Hostfile
+from bench.launch.interrupt import stop_on_signal
 from bench.launch.launcher import LauncherName, free_port, launch_command, launch_environment
 from bench.launch.machine import Machine
 from bench.launch.outcome import End, num_oom_kills, settle
@@ -27,11 +28,16 @@ from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
 from bench.results.record import KINDS, SCHEMA_VERSION, Injection, LaunchKind, Record
-from bench.results.store import MANIFEST_NAME, check_manifest, read_record, record_paths, write_atomically, write_record
-
-
-class Interrupted(Exception):
-    """The user asked to stop (Ctrl-C or SIGTERM); the launch in flight was ended and left no record."""
+from bench.results.store import (
+    MANIFEST_NAME,
+    check_manifest,
+    misplaced,
+    read_launch_record,
+    read_record,
+    record_paths,
+    write_atomically,
+    write_record,
+)
 
 
 class Progress(Protocol):
@@ -40,6 +46,8 @@ class Progress(Protocol):
     def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None: ...
 
     def tick(self) -> None: ...
+
+    def plain_training(self, number: int) -> None: ...
 
     def ended(self, record: Record, index: int, total: int) -> None: ...
 
@@ -126,7 +134,7 @@ class Sweep:
         done: Counter[tuple[str, LaunchKind]] = Counter()
         for path in record_paths(self.folder):
             record = read_record(path)
-            if record.outcome != "skipped":
+            if record.outcome != "skipped" and misplaced(path, record) is None:
                 done[record.cell.id, record.kind] += 1
         missing = []
         for task in self.tasks:
@@ -139,7 +147,7 @@ class Sweep:
     def forget_failed(self) -> None:
         """Take the records of launches that did not end well out of the folder, logs too, to measure them again."""
         for path in record_paths(self.folder):
-            if read_record(path).outcome not in ("ok", "skipped"):
+            if read_launch_record(path).outcome not in ("ok", "skipped"):
                 shutil.rmtree(path.parent)
 
     def clear_leftovers(self) -> None:
@@ -164,7 +172,7 @@ class Sweep:
     def launch(self, tasks: list[Task], progress: Progress) -> list[Record]:
         """Make these launches, one after the other, whatever the folder holds. Returns their records; raises as `run`."""
         records: list[Record] = []
-        with _stop_on_signal():
+        with stop_on_signal():
             spent_s: list[float] = []
             for index, task in enumerate(tasks):
                 eta_s = sum(spent_s) / len(spent_s) * (len(tasks) - index) if spent_s else None
@@ -211,6 +219,8 @@ class Sweep:
             started_monotonic_s=time.monotonic(),
             launcher=self.launcher,
             command=command,
+            hostname=socket.gethostname(),
+            affinity=sorted(os.sched_getaffinity(0)),
             timeout_s=task.settings.timeout_s,
             seed=self.suite.seed + task.sequence,
             injections=list(task.injections),
@@ -240,21 +250,3 @@ class Sweep:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[None]:
-    """Raise Interrupted on Ctrl-C and on SIGTERM while the block runs."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(signum).name)
-
-    try:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError as error:
-        raise LaunchError("a sweep runs in the main thread only: signals end its launches") from error
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

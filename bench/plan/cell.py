@@ -20,6 +20,12 @@ OptionValue = int | float | bool | str
 
 Count = Annotated[int, Field(ge=1)]
 
+EQUAL_WORK = (
+    *("model", "model_options", "seq_len", "global_batch_size", "seed", "corpus", "learning_rate", "weight_decay"),
+    "precision",
+)
+"""What settles the losses: cells that are equal in these train alike, whatever the strategy and however many the ranks."""
+
 
 class Cell(BaseModel):
     """What is trained, how, and on how many ranks. Frozen and validated; unknown keys and wrong types are errors.
@@ -104,6 +110,24 @@ class Cell(BaseModel):
     def paced(self) -> bool:
         """True if the model sleeps instead of computing, so that its step time is known by construction."""
         return self.model.startswith("paced-")
+
+    @property
+    def paced_step_s(self) -> float | None:
+        """Seconds that every rank of a paced model sleeps in one optimizer step: its floor. None for all others.
+
+        num_layers x (forward_s + backward_s) / reference_tokens, for each token of the rank (models/paced.py).
+        """
+        if not self.paced:
+            return None
+        sizes: dict[str, Any] = {**models.PRESETS[self.model][1], **self.model_options}
+        token_s = sizes["num_layers"] * (sizes["forward_s"] + sizes["backward_s"]) / sizes["reference_tokens"]
+        return float(token_s * self.micro_batch_size * self.grad_accum_steps * self.seq_len)
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What of the cell settles its losses: by the names of EQUAL_WORK, `model_options` as JSON ("" without any)."""
+        options = json.dumps(self.model_options, sort_keys=True) if self.model_options else ""
+        return {name: options if name == "model_options" else getattr(self, name) for name in EQUAL_WORK}
 
     @property
     def id(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -21,6 +20,7 @@ FRAME_COLUMNS = [
     *("step_time_min_s", "step_time_max_s", "num_steps", "num_warmup_steps", "warmup_settled", "num_skipped_steps"),
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
+    *("optimizer", "skipped_warmup_steps"),
 ]
 
 
@@ -34,13 +34,15 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     first_loss, final_loss (mean over ranks), losses (list, mean over ranks), window_s, outside_s (seconds of the
     launch outside the window), start_s, import_s, build_s, warmup_s, checks_s, threads_per_rank, num_cores,
     device_type, device_name, num_nodes, oversubscribed, num_ranks (ranks whose record is there), num_timed_steps (steps
-    that every one of them timed). What was not measured is missing (None or NaN).
+    that every one of them timed), optimizer (class and settings of what stepped, and gradient clipping if there is any),
+    skipped_warmup_steps (list of the numbers of the warm-up steps that the loss scaler of any rank skipped). What was not
+    measured is missing (None or NaN).
     """
     rows: list[dict[str, Any]] = []
     for record in records:
         cell, work, environment = record.cell, record.work, record.environment
         row: dict[str, Any] = cell.model_dump(exclude={"model_options"})
-        row["model_options"] = json.dumps(cell.model_options, sort_keys=True) if cell.model_options else ""
+        row["model_options"] = cell.work["model_options"]
         row.update(
             suite=record.suite,
             sequence=record.sequence,
@@ -63,6 +65,9 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 device_name=environment.device_names[0] if environment.device_names else None,
                 num_nodes=environment.num_nodes,
             )
+        row["optimizer"] = _optimizer(record)
+        seen = [rank.witnessed.skipped for rank in record.ranks if rank.witnessed is not None]
+        row["skipped_warmup_steps"] = [step for step, ranks in enumerate(zip(*seen, strict=False)) if any(ranks)]
         row["num_ranks"] = len({rank.rank for rank in record.ranks})
         # Ranks of unequal length belong to no valid launch: num_timed_steps, the shortest, lets the gates say so.
         timed = min((len(rank.step_times_s) for rank in record.ranks), default=0)
@@ -108,3 +113,12 @@ def _largest_distance(replicas: Replicas | None) -> float | None:
     if replicas is None:
         return None
     return math.inf if math.isnan(replicas.largest) else replicas.largest
+
+
+def _optimizer(record: Record) -> str | None:
+    """What stepped on the ranks, as they saw it; None where none did."""
+    seen = [rank.witnessed.optimizers for rank in record.ranks if rank.witnessed is not None]
+    texts = sorted({str(optimizer) for optimizers in seen for optimizer in optimizers})
+    config = record.deepspeed_config or {"gradient_clipping": 0.0}
+    clipping = config.get("gradient_clipping", "DeepSpeed's default")
+    return None if not texts else ", ".join(texts) + (f", gradient clipping {clipping}" if clipping != 0 else "")

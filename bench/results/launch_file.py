@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import RecordError
 from bench.plan.cell import Cell
-from bench.results.record import Injection
+from bench.results.record import Injection, Record
 from bench.results.store import RECORD_NAME, write_atomically
 
 LAUNCH_NAME = "launch.json"
@@ -19,8 +19,9 @@ LAUNCH_NAME = "launch.json"
 class Launch(BaseModel):
     """One start of all ranks for one cell, as every rank reads it.
 
-    `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes). `seed` and
-    `injections` are for attribution launches: what the order of arms is drawn from, and what is disturbed on purpose.
+    `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes), `hostname`
+    and `affinity` its host and the cores that it may use, and so its ranks there. `seed` and `injections` are for attribution
+    launches: what the order of arms is drawn from, and what is disturbed on purpose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,9 +35,16 @@ class Launch(BaseModel):
     started_monotonic_s: float | None = None
     launcher: str
     command: list[str] = []
+    hostname: str | None = None
+    affinity: list[int] | None = None
     timeout_s: float = 1800.0
     seed: int = 0
     injections: list[Injection] = []
+
+    def record(self, **found: Any) -> Record:
+        """The record of this launch: what it was told, beside what was found."""
+        told = {name: getattr(self, name) for name in Launch.model_fields.keys() & Record.model_fields.keys()}
+        return Record(**told, **found)
 
 
 class Failure(BaseModel):

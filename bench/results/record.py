@@ -118,12 +118,44 @@ class RankAttribution(_Schema):
     num_skipped_steps: int = 0
 
 
+class OptimizerSettings(_Schema):
+    """An optimizer's class and the settings of a group of its parameters; `None` for one that it does not have."""
+
+    name: str
+    learning_rate: float | None
+    weight_decay: float | None
+    betas: list[float] | None
+    eps: float | None
+
+    def __str__(self) -> str:
+        settings = self.model_dump(exclude={"name"}, exclude_none=True)
+        return f"{self.name}({', '.join(f'{name}={value}' for name, value in settings.items())})"
+
+
+class Witnessed(_Schema):
+    """What one rank was seen to do in warm-up, by hooks that are gone before the window: one entry a warm-up step.
+
+    `tokens` went into the model. `num_updates` counts how often the optimizer stepped on the same parameters (0 where
+    `skipped`, with most optimizers: the loss scaler found an overflow). `grad_norms` is the L2 norm of the gradients that
+    the optimizer was given here, `None` where it did not step. `optimizers` holds each optimizer and group of parameters
+    whose settings differ; an optimizer that is not torch's is not seen.
+    """
+
+    tokens: list[int]
+    num_updates: list[int]
+    grad_norms: list[float | None]
+    skipped: list[bool]
+    parameter_dtypes: list[str]
+    optimizers: list[OptimizerSettings]
+
+
 class RankRecord(_Schema):
     """What one rank measured. `step_times_s` has one entry a step of the window, `losses` one a step from the first
     warm-up step on: the mean over this rank's tokens. `peak_memory_bytes` is the allocator's peak on CUDA
     (torch.cuda.max_memory_allocated) and the peak resident set on CPU, `base_memory_bytes` the same before the model
-    was built."""
+    was built. `launch_id` is the one that this rank was told."""
 
+    launch_id: str | None = None
     rank: int
     local_rank: int
     hostname: str
@@ -136,6 +168,7 @@ class RankRecord(_Schema):
     peak_memory_bytes: int
     base_memory_bytes: int
     phases: Phases
+    witnessed: Witnessed | None = None
     attribution: RankAttribution | None = None
 
 
@@ -149,7 +182,8 @@ class Replicas(_Schema):
 
 
 class Work(_Schema):
-    """The work that the launch did, as counted by the rank program."""
+    """The work that the launch did, as counted by the rank program. `tokens_per_step` is the sum over the ranks of what went
+    into the model in the last step of warm-up."""
 
     num_params: int
     flops_per_token: float
@@ -180,7 +214,12 @@ class Environment(_Schema):
 
 
 class Record(_Schema):
-    """All that one launch measured, or why it measured nothing."""
+    """All that one launch measured, or why it measured nothing.
+
+    `hostname` and `affinity` are the host that started the launch, and the cores that its ranks there may use; `None` by
+    hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in records older
+    than these files.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     launch_id: str
@@ -191,6 +230,8 @@ class Record(_Schema):
     started_at: str
     launcher: str
     command: list[str] = []
+    hostname: str | None = None
+    affinity: list[int] | None = None
     outcome: Outcome
     reason: str | None = None
     evidence: list[str] = []
@@ -200,6 +241,7 @@ class Record(_Schema):
     deepspeed_config: dict[str, Any] | None = None
     attribution: Attribution | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
+    rank_sha256: list[str] = []
 
     def mean_losses(self) -> list[float]:
         """Loss of each step from the first warm-up step on, the mean over ranks (which have equally many tokens)."""

@@ -21,7 +21,7 @@ from bench.plan.cell import Cell
 from bench.plan.strategies import STRATEGIES
 from bench.results.launch_file import Launch, record_path
 from bench.results.record import Phases, RankRecord, Record, Work
-from bench.results.store import write_record
+from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
 from bench.worker.data.batches import GlobalBatches
 from bench.worker.meter.clock import step_clock
@@ -29,6 +29,7 @@ from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
 from bench.worker.meter.memory import MemoryPeak
 from bench.worker.meter.process_group import BACKEND, Meter, register
+from bench.worker.meter.witness import Witness
 from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy
 
 WARMUP_BLOCK_STEPS = 3
@@ -138,7 +139,10 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     control = dist.new_group(backend="gloo")
     trainer = Trainer(cell, device, control, meter)
     built_s = time.monotonic()
-    num_warmup_steps, settled = trainer.warm_up()
+    witness = Witness(trainer.model, trainer.results)
+    with witness.watching():
+        num_warmup_steps, settled = trainer.warm_up()
+    witnessed = witness.witnessed()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
     gc.disable()
@@ -154,7 +158,14 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     skipped = sum(result.skipped for result in trainer.results[num_warmup_steps:])
     plan, arms = attribute(trainer, launch, meter, ledger) if meter is not None else (None, None)
     gc.enable()
+    if folder is None:
+        # By hand, each rank has drawn an id of its own.
+        told = [launch.launch_id]
+        dist.broadcast_object_list(told, src=0, group=control)
+        launch = launch.model_copy(update={"launch_id": told[0]})
+        folder = output / cell.id / launch.launch_id
     here = RankRecord(
+        launch_id=launch.launch_id,
         rank=dist.get_rank(),
         local_rank=int(os.environ["LOCAL_RANK"]),
         hostname=socket.gethostname(),
@@ -174,39 +185,35 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             window_s=measured_s - warm_s,
             checks_s=time.monotonic() - measured_s,
         ),
+        witnessed=witnessed,
         attribution=arms,
     )
+    # Each rank's own file first: nothing that was measured is lost if rank 0 ends before its record is whole.
+    digest = write_rank(folder, here)
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, here.model_dump(), group=control)
+    dist.all_gather_object(gathered, (here.model_dump(), digest), group=control)
     if dist.get_rank() == 0:
-        ranks = [RankRecord(**entry) for entry in gathered]
+        ranks = [RankRecord(**entry) for entry, _ in gathered]
         work = Work(
             num_params=trainer.model.num_params(),
             flops_per_token=trainer.model.flops_per_token(cell.seq_len),
-            tokens_per_step=cell.tokens_per_step,
+            tokens_per_step=sum(rank.witnessed.tokens[-1] for rank in ranks if rank.witnessed is not None),
             num_warmup_steps=num_warmup_steps,
             warmup_settled=settled,
             num_steps=len(step_times_s),
             num_skipped_steps=skipped,
             replicas=replicas,
         )
-        record = Record(
-            launch_id=launch.launch_id,
-            kind=launch.kind,
-            suite=launch.suite,
-            sequence=launch.sequence,
-            cell=cell,
-            started_at=launch.started_at,
-            launcher=launch.launcher,
-            command=launch.command,
+        record = launch.record(
             outcome="ok",
             work=work,
             environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
             deepspeed_config=trainer.strategy.deepspeed_config,
             attribution=plan,
             ranks=ranks,
+            rank_sha256=[sha256 for _, sha256 in gathered],
         )
-        path = record_path(folder or output / cell.id / launch.launch_id)
+        path = record_path(folder)
         write_record(path, record)
         _say(record, path)
     # Nobody leaves before the record is safe; leaving without destroying aborts in one run of five.
@@ -245,13 +252,4 @@ def _say(record: Record, path: Path) -> None:
         f"{record.cell.id}: {median_s:.4f} s a step, {record.cell.tokens_per_step / median_s:,.0f} tokens/s, "
         f"loss {loss:.4f}{finite}; record: {path}",
         flush=True,
-    )
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out: CUDA's, Python's, or torch's CPU allocator's (which has no type)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("can't allocate memory", "CUDA out of memory", "Cannot allocate memory")
     )

@@ -165,7 +165,7 @@ def _same_clock(started_s: float) -> bool:
 
 
 def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
-    from bench.worker.rank import ran_out_of_memory
+    from bench.worker.meter.memory import ran_out_of_memory
 
     failure = Failure(
         rank=rank,

@@ -13,7 +13,8 @@ from bench.analysis.validity import judge
 from bench.analysis.verdict import not_ok, ranking
 from bench.plan.cell import Cell
 from bench.results.frame import FRAME_COLUMNS, to_frame
-from bench.results.record import Record
+from bench.results.record import OptimizerSettings, Record
+from bench.results.reference import Reference
 from tests import synthetic
 
 
@@ -133,6 +134,97 @@ def test_unequal_work_is_not_compared(change: dict[str, Any]) -> None:
     losses = synthetic.losses_of(cell(), 11)
     other = synthetic.launch(cell("zero1", **change), losses=[loss + 1 for loss in losses])
     assert judged(synthetic.launch(cell("ddp"), losses=losses), other)["outcome"].tolist() == ["ok", "ok"]
+
+
+ADAMW = OptimizerSettings(name="AdamW", learning_rate=3e-4, weight_decay=0.01, betas=[0.9, 0.999], eps=1e-8)
+
+
+def plain(asked: Cell, losses: list[float], **changes: Any) -> list[Reference]:
+    return [Reference(**{"cell": asked, "outcome": "ok", "losses": losses, "optimizer": ADAMW, **changes})]
+
+
+def held_to(references: list[Reference], *records: Record, **columns: Any) -> pd.DataFrame:
+    """The launches held to plain training; `columns` are set for all of them first."""
+    frame = to_frame(list(records))
+    for name, value in columns.items():
+        frame[name] = pd.Series([value] * len(frame), dtype=object)
+    return judge(frame, references=references)
+
+
+def test_a_lone_cell_is_held_to_plain_training_of_its_global_batch() -> None:
+    losses = synthetic.losses_of(cell(), 5)
+    # Another split of the same global batch.
+    references = plain(cell(world_size=1, micro_batch_size=2), losses)
+    near = synthetic.launch(cell("zero2"), losses=[loss * (1 + 9e-5) for loss in losses] + [1.0] * 6)
+    assert held_to(references, near)["outcome"].tolist() == ["ok"]
+    far = synthetic.launch(cell("zero2"), losses=[*losses[:4], losses[4] * (1 + 2e-4), *losses])
+    frame = held_to(references, far)
+    assert frame["outcome"].tolist() == ["invalid"]
+    assert frame["reason"].iloc[0] == (
+        "losses leave those of equal work: step 4 is 8.25965, plain training has 8.258 (tolerance 0.0001, relative)"
+    )
+
+
+def test_plain_training_outvotes_the_launches_even_ddp() -> None:
+    losses = synthetic.losses_of(cell(), 11)
+    wrong = [loss + 1 for loss in losses]
+    records = [synthetic.launch(cell(s), losses=v) for s, v in (("ddp", wrong), ("zero1", wrong), ("zero2", losses))]
+    frame = held_to(plain(cell(), losses[:5]), *records)
+    assert frame["outcome"].tolist() == ["invalid", "invalid", "ok"]
+    assert frame["reason"].iloc[0].count("losses leave") == 1
+
+
+def test_beyond_plain_trainings_few_steps_launches_are_held_to_each_other() -> None:
+    losses = synthetic.losses_of(cell(), 11)
+    late = synthetic.launch(cell("zero1"), losses=[*losses[:9], losses[9] + 1, losses[10]])
+    frame = held_to(plain(cell(), losses[:5]), synthetic.launch(cell(), losses=losses), late)
+    assert frame["outcome"].tolist() == ["ok", "invalid"]
+    assert "step 9" in frame["reason"].iloc[1] and "ddp at world_size 2" in frame["reason"].iloc[1]
+
+
+def test_plain_training_that_failed_or_is_of_other_work_says_nothing() -> None:
+    far = synthetic.launch(cell(), losses=[1.0] * 11)
+    losses = synthetic.losses_of(cell(), 5)
+    for references in (
+        plain(cell(), [], outcome="oom", optimizer=None),
+        plain(cell(seed=1), losses),
+        plain(cell(model_options={"num_layers": 2}), losses),
+    ):
+        assert held_to(references, far)["outcome"].tolist() == ["ok"]
+
+
+def test_another_tuned_optimizer_shares_the_first_loss_alone() -> None:
+    losses = synthetic.losses_of(cell(), 5)
+    tuned = cell("zero1", profile="tuned")
+    later = synthetic.launch(tuned, losses=[losses[0], *(loss + 1 for loss in losses[1:])])
+    first = synthetic.launch(tuned, losses=[loss + 1 for loss in losses])
+    lamb = str(ADAMW.model_copy(update={"name": "Lamb"}))
+    for optimizer, outcomes in ((lamb, ["ok", "invalid"]), (str(ADAMW), ["invalid"] * 2), (None, ["invalid"] * 2)):
+        found = [held_to(plain(cell(), losses), one, optimizer=optimizer)["outcome"].iloc[0] for one in (later, first)]
+        assert found == outcomes, optimizer
+    # The profile `matched` settles the optimizer: another one is no excuse.
+    matched = synthetic.launch(cell("zero1"), losses=list(later.ranks[0].losses))
+    assert held_to(plain(cell(), losses), matched, optimizer=lamb)["outcome"].tolist() == ["invalid"]
+
+
+def test_losses_are_compared_until_one_scaler_skipped_what_another_did_not() -> None:
+    half = cell(precision="fp16")
+    losses = synthetic.losses_of(half, 6)
+    apart = [*losses[:3], *(loss * 1.1 for loss in losses[3:])]
+    references = plain(half, losses, skipped=[0, 2])
+    for skipped, outcome in (([0, 2], "invalid"), ([0, 1, 2, 3], "ok"), ([0], "ok"), ([0, 2, 3], "invalid")):
+        frame = held_to(references, synthetic.launch(half, losses=apart), skipped_warmup_steps=skipped)
+        assert frame["outcome"].tolist() == [outcome], skipped
+
+
+def test_reasons_found_in_the_record_are_joined() -> None:
+    records = [synthetic.launch(cell(), num_skipped_steps=1), synthetic.launch(cell("zero1"))]
+    frame = judge(to_frame(records), {record.launch_id: ["ledger", "threads"] for record in records})
+    assert frame["outcome"].tolist() == ["invalid"] * 2
+    assert frame["reason"].tolist() == [
+        "1 optimizer steps were skipped inside the window; ledger; threads",
+        "ledger; threads",
+    ]
 
 
 def test_a_launch_may_fail_several_gates() -> None:

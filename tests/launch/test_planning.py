@@ -13,6 +13,8 @@ from bench.launch.machine import Machine
 from bench.launch.sweep import Sweep
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+from bench.results.store import record_paths
+from tests import synthetic
 
 CPU = Machine("cpu", 8)
 V100 = Machine("cuda", 8, ("Tesla V100-SXM2-32GB",) * 8, (7, 0))
@@ -116,6 +118,19 @@ def test_attribution_launches_are_interleaved_with_the_others(tmp_path: Path) ->
     assert [sorted(kinds[i : i + 4]) for i in (0, 4)] == [["attribution"] * 2 + ["timing"] * 2] * 2
     assert kinds[8:] == ["attribution"] * 2
     assert kinds[:2] != kinds[2:4] or kinds[:4] != kinds[4:8]
+
+
+def test_a_record_of_another_run_covers_no_task(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, launches=1)
+    cells = [task.cell for task in sweep.tasks]
+    synthetic.write(tmp_path, [synthetic.launch(cells[0]), synthetic.launch(cells[1])])
+    assert [task.cell for task in sweep.missing()] == cells[2:]
+    [launch] = tmp_path.glob(f"{cells[1].id}/*")
+    launch.rename(launch.with_name("another"))
+    assert [task.cell for task in sweep.missing()] == cells[1:]
+    # It is measured again with the failed ones.
+    sweep.forget_failed()
+    assert [path.parent.parent.name for path in record_paths(tmp_path)] == [cells[0].id]
 
 
 def test_a_folder_of_another_suite_or_device_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,16 @@ import pytest
 from bench.errors import LaunchError, RecordError
 from bench.plan.cell import Cell
 from bench.results.record import Record
-from bench.results.store import check_manifest, locked, read_record, read_records, write_atomically, write_record
+from bench.results.store import (
+    check_manifest,
+    locked,
+    rank_path,
+    read_record,
+    read_records,
+    write_atomically,
+    write_record,
+)
+from tests import synthetic
 
 
 def record() -> Record:
@@ -62,6 +71,32 @@ def test_an_edit_is_found_out(tmp_path: Path, found: object, words: str) -> None
     with pytest.raises(RecordError, match=words) as caught:
         read_record(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_launch_whose_files_are_not_its_own_is_invalid(tmp_path: Path) -> None:
+    """With real launches in tests/worker/test_broken_runs.py."""
+    cell = Cell(model="gpt-nano", strategy="ddp", world_size=2, seq_len=64)
+    launches = [synthetic.launch(cell) for _ in range(5)]
+    synthetic.write_fast(tmp_path, launches)
+    folders = [tmp_path / cell.id / launch.launch_id for launch in launches]
+    rank_path(folders[1], 0).unlink()
+    rank_path(folders[2], 1).write_bytes(rank_path(folders[2], 1).read_bytes()[:-9])
+    rank_path(folders[3], 1).write_bytes(rank_path(folders[3], 0).read_bytes())
+    folders[4].rename(folders[4].with_name("elsewhere"))
+    found = {record.launch_id: record for record in read_records(tmp_path)}
+    assert found[launches[0].launch_id].outcome == "ok"
+    for launch, words in zip(
+        launches[1:],
+        [
+            "the file of rank 0 is missing (rank_0.json)",
+            "the file of rank 1 was changed",
+            "rank_1.json is not what rank 1 measured",
+            f"a record of another run: of launch {launches[4].launch_id} of {cell.id}, found as that of launch elsewhere",
+        ],
+        strict=True,
+    ):
+        assert found[launch.launch_id].outcome == "invalid"
+        assert words in str(found[launch.launch_id].reason)
 
 
 def test_a_folder_of_another_version_or_without_records_is_refused(tmp_path: Path) -> None:

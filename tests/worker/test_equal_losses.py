@@ -9,6 +9,7 @@ import torch
 
 from bench.plan.cell import Cell
 from bench.results.record import Record
+from bench.results.reference import read_references
 from bench.worker.data.batches import GlobalBatches
 from models.build import build_model
 
@@ -55,6 +56,30 @@ def test_losses_follow_one_process_on_the_same_global_batch(equal_work: EqualWor
         assert record.work is not None
         assert len(losses) == record.work.num_warmup_steps + 8
         assert losses == pytest.approx(reference[: len(losses)], rel=1e-4), record.cell.id
+
+
+def test_plain_training_follows_it_too(equal_work: EqualWork) -> None:
+    results, records = equal_work
+    [reference] = read_references(results)
+    assert reference.outcome == "ok" and len(reference.losses) == 5
+    assert reference.losses == pytest.approx(losses_of_one_process(records[0].cell, 5), rel=1e-6)
+
+
+def test_every_rank_was_seen_to_do_its_share(equal_work: EqualWork) -> None:
+    """Under each strategy: 512 tokens and one update a step, by AdamW as the cell sets it, on finite gradients."""
+    for record in equal_work[1]:
+        assert record.work is not None and record.work.tokens_per_step == 512
+        for rank in record.ranks:
+            assert rank.launch_id == record.launch_id and rank.affinity == record.affinity
+            seen = rank.witnessed
+            assert seen is not None
+            num_steps = record.work.num_warmup_steps
+            assert seen.tokens == [512 // record.cell.world_size] * num_steps, record.cell.id
+            assert seen.num_updates == [1] * num_steps, record.cell.id
+            assert seen.skipped == [False] * num_steps and seen.parameter_dtypes == ["float32"]
+            assert all(norm is not None and 0 < norm < 100 for norm in seen.grad_norms), record.cell.id
+            [optimizer] = seen.optimizers
+            assert str(optimizer) == "AdamW(learning_rate=0.001, weight_decay=0.01, betas=[0.9, 0.999], eps=1e-08)"
 
 
 def test_replicas_are_equal_at_the_end(equal_work: EqualWork) -> None:

@@ -1,4 +1,4 @@
-"""How much memory this rank used at its peak."""
+"""How much memory this rank used at its peak, and whether an error says that there was too little."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ class MemoryPeak:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         raise RuntimeError("/proc/self/status has no VmHWM")
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out: CUDA's, Python's, or torch's CPU allocator's (which has no type)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("can't allocate memory", "CUDA out of memory", "Cannot allocate memory")
+    )

@@ -1,0 +1,194 @@
+"""What one launch really did, held against what its cell asked for: the gates that look into a single record."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench.results.record import RankRecord, Record, Witnessed
+from bench.theory.flops import mfu, peak_flops_per_s
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+MATCHED = {"name": "AdamW", "betas": [0.9, 0.999], "eps": 1e-8}
+"""Beside the cell's learning rate and weight decay, what every strategy trains with under the profile `matched`."""
+
+PACED_TOLERANCE = 0.02
+"""On CUDA the end of a step is where the device was, which may be a little behind the host that slept."""
+
+
+def faults(record: Record) -> list[str]:
+    """Why an ok launch may not be believed, one reason a gate, each with what was found and what was expected.
+
+    What a record doesn't know (older ones hold less) no gate is applied to.
+    """
+    return [why for gate in GATES if (why := gate(record)) is not None]
+
+
+def _rank_of_another_launch(record: Record) -> str | None:
+    for rank in record.ranks:
+        if rank.launch_id not in (None, record.launch_id):
+            return f"rank {rank.rank} is of launch {rank.launch_id}, expected {record.launch_id}"
+    return None
+
+
+def _tokens_differ(record: Record) -> str | None:
+    cell = record.cell
+    expected = cell.tokens_per_step // cell.world_size
+    for rank, seen in _witnessed(record):
+        for step, tokens in enumerate(seen.tokens):
+            if tokens != expected:
+                return f"rank {rank.rank} trained on {tokens} tokens in warm-up step {step}, expected {expected}"
+    return None
+
+
+def _updates_differ(record: Record) -> str | None:
+    """One update a step, but none where the loss scaler skipped it. With a tuned optimizer that is not torch's nothing was
+    seen."""
+    for rank, seen in _witnessed(record):
+        if record.cell.profile == "tuned" and not seen.optimizers:
+            continue
+        for step, (num_updates, skipped) in enumerate(zip(seen.num_updates, seen.skipped, strict=True)):
+            if num_updates != 1 and not skipped:
+                return (
+                    f"rank {rank.rank} updated its parameters {num_updates} times in warm-up step {step}, expected once"
+                )
+    return None
+
+
+def _precision_differs(record: Record) -> str | None:
+    expected = DTYPES[record.cell.precision]
+    for rank, seen in _witnessed(record):
+        if seen.parameter_dtypes != [expected]:
+            return f"parameters of rank {rank.rank} are {', '.join(seen.parameter_dtypes)}, expected {expected}"
+    return None
+
+
+def _optimizer_differs(record: Record) -> str | None:
+    """Class and settings under `matched`; under `tuned` those that the cell settles, learning rate and weight decay."""
+    cell = record.cell
+    expected: dict[str, Any] = {"learning_rate": cell.learning_rate, "weight_decay": cell.weight_decay}
+    expected |= MATCHED if cell.profile == "matched" else {}
+    for rank, seen in _witnessed(record):
+        for optimizer in seen.optimizers:
+            wrong = [name for name, value in expected.items() if getattr(optimizer, name) not in (None, value)]
+            if wrong:
+                wanted = ", ".join(f"{name} {expected[name]}" for name in wrong)
+                return f"optimizer of rank {rank.rank} is {optimizer}, expected {wanted}"
+    return None
+
+
+def _gradient_not_finite(record: Record) -> str | None:
+    for rank, seen in _witnessed(record):
+        for step, (norm, skipped) in enumerate(zip(seen.grad_norms, seen.skipped, strict=True)):
+            if norm is not None and not skipped and not math.isfinite(norm):
+                return f"gradient norm of rank {rank.rank} in warm-up step {step} is {norm:g}"
+    return None
+
+
+def _skipped_without_scaler(record: Record) -> str | None:
+    """DeepSpeed skips a step whose gradients are not finite in every precision; only fp16 does so in the ordinary way."""
+    for rank, seen in _witnessed(record):
+        if record.cell.precision != "fp16" and any(seen.skipped):
+            number = sum(seen.skipped)
+            return f"rank {rank.rank} skipped {number} optimizer steps in warm-up, expected none in {record.cell.precision}"
+    return None
+
+
+def _threads_differ(record: Record) -> str | None:
+    """On CPU a cell that does not say gets one thread a rank; on CUDA it leaves them to torch."""
+    for rank in record.ranks:
+        asked = record.cell.threads_per_rank or (1 if rank.device == "cpu" else None)
+        if asked is not None and rank.threads != asked:
+            return f"rank {rank.rank} ran with {rank.threads} threads, expected {asked}"
+    return None
+
+
+def _affinity_differs(record: Record) -> str | None:
+    """Ranks on the launching host may use the cores that the launching process could; of other hosts nobody knows."""
+    if record.affinity is None:
+        return None
+    for rank in record.ranks:
+        if rank.hostname == record.hostname and rank.affinity != record.affinity:
+            return f"rank {rank.rank} may use cores {_cores(rank.affinity)}, expected {_cores(record.affinity)}"
+    return None
+
+
+def _cores(numbers: list[int]) -> str:
+    return ",".join(map(str, numbers)) or "none"
+
+
+def _arms_not_finite(record: Record) -> str | None:
+    for rank in record.ranks:
+        if rank.attribution is not None and not rank.attribution.finite:
+            return f"a loss of rank {rank.rank} is not finite in the arms, expected plausible values in all of them"
+    return None
+
+
+def _arms_skipped(record: Record) -> str | None:
+    for rank in record.ranks:
+        if rank.attribution is not None and rank.attribution.num_skipped_steps:
+            return f"rank {rank.rank} skipped {rank.attribution.num_skipped_steps} optimizer steps in the arms, expected none"
+    return None
+
+
+def _impossible_time(record: Record) -> str | None:
+    """Step times are positive, and a paced model's not shorter than it sleeps."""
+    paced_s = record.cell.paced_step_s or 0.0
+    floor_s = paced_s * (1 - PACED_TOLERANCE)
+    for rank in record.ranks:
+        for step, step_time_s in enumerate(rank.step_times_s):
+            if not (0 < step_time_s < math.inf and step_time_s >= floor_s):
+                expected = f"at least the {paced_s:.4g} s that the model sleeps" if paced_s else "a positive time"
+                return f"impossible: step {step} of rank {rank.rank} took {step_time_s:.4g} s, expected {expected}"
+    return None
+
+
+def _impossible_loss(record: Record) -> str | None:
+    """A cross entropy is not negative."""
+    for rank in record.ranks:
+        for step, loss in enumerate(rank.losses):
+            if loss < 0:
+                return f"impossible: loss of rank {rank.rank} in step {step} is {loss:g}, expected at least 0"
+    return None
+
+
+def _impossible_utilisation(record: Record) -> str | None:
+    """No device does more than its peak."""
+    cell, work, environment = record.cell, record.work, record.environment
+    if work is None or environment is None or not environment.device_names or cell.paced:
+        return None
+    # Ranks of unequal length, and times that are none, have gates of their own.
+    times_s = [max(times_s) for times_s in zip(*(rank.step_times_s for rank in record.ranks), strict=False)]
+    if not times_s or not statistics.median(times_s) > 0:
+        return None
+    device = environment.device_names[0]
+    tokens_per_s = cell.tokens_per_step / statistics.median(times_s)
+    fraction = mfu(work.flops_per_token, tokens_per_s, cell.world_size, peak_flops_per_s(device, cell.precision))
+    if fraction is None or fraction <= 1:
+        return None
+    return f"impossible: MFU {fraction:.2f} of {device} in {cell.precision}, at most 1"
+
+
+def _witnessed(record: Record) -> Iterator[tuple[RankRecord, Witnessed]]:
+    return ((rank, rank.witnessed) for rank in record.ranks if rank.witnessed is not None)
+
+
+GATES: tuple[Callable[[Record], str | None], ...] = (
+    _rank_of_another_launch,
+    _tokens_differ,
+    _updates_differ,
+    _precision_differs,
+    _optimizer_differs,
+    _gradient_not_finite,
+    _skipped_without_scaler,
+    _threads_differ,
+    _affinity_differs,
+    _arms_not_finite,
+    _arms_skipped,
+    _impossible_time,
+    _impossible_loss,
+    _impossible_utilisation,
+)

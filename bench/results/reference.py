@@ -1,0 +1,62 @@
+"""The losses of plain training: what every strategy is held to, one file for all cells of equal work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.plan.cell import Cell
+from bench.results.record import OptimizerSettings
+from bench.results.store import read_sealed, sealed_text, write_atomically
+
+FOLDER_NAME = "reference"
+CELLS_NAME = "cells.json"
+
+
+class Reference(BaseModel):
+    """What plain training of a cell's global batches came to, in one process: `losses`, the mean over the global batch of
+    each of the first optimizer steps; or why there are none. `skipped` numbers the steps that the fp16 loss scaler skipped.
+    `cell` is the one of its kind whose micro-batches were taken.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
+
+    schema_version: Literal[1] = 1
+    cell: Cell
+    outcome: Literal["ok", "oom", "timeout", "crashed"]
+    reason: str | None = None
+    losses: list[float] = []
+    skipped: list[int] = []
+    optimizer: OptimizerSettings | None = None
+    device: str | None = None
+    torch: str | None = None
+    wall_s: float | None = None
+
+
+def reference_path(folder: Path, cell: Cell) -> Path:
+    """Where a results folder keeps the reference of all cells that do the same work as `cell`."""
+    digest = hashlib.sha256(json.dumps(cell.work, sort_keys=True).encode("utf-8")).hexdigest()[:12]
+    return folder / FOLDER_NAME / f"{digest}.json"
+
+
+def write_reference(folder: Path, reference: Reference) -> None:
+    write_atomically(reference_path(folder, reference.cell), sealed_text("reference", reference)[0])
+
+
+def read_reference(path: Path) -> Reference:
+    """Raises RecordError, naming the file, unless it is a whole, unedited reference."""
+    return read_sealed(path, "reference", Reference, "remove it, and run the suite again to make it anew")
+
+
+def reference_paths(folder: Path) -> list[Path]:
+    """Paths of all references of a results folder, in a stable order."""
+    return sorted(path for path in (folder / FOLDER_NAME).glob("*.json") if path.name != CELLS_NAME)
+
+
+def read_references(folder: Path) -> list[Reference]:
+    """All references of a results folder; none where no suite was measured in it. Raises RecordError as `read_reference`."""
+    return [read_reference(path) for path in reference_paths(folder)]
