@@ -15,12 +15,10 @@ from bench.errors import LaunchError, ScalebenchError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from bench.analysis.proof import Finding
+    from bench.examine import Findings
     from bench.launch.launcher import LauncherName
     from bench.launch.sweep import Sweep
-    from bench.publish import Findings
 
 LAUNCHERS = ("deepspeed", "torchrun")
 
@@ -136,34 +134,6 @@ def _launcher(launcher: str, device: str) -> LauncherName:
     return cast("LauncherName", launcher)
 
 
-def _proof_table(found: list[Finding]) -> Table:
-    """What was injected, and what came back."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from reports import units
-
-    def write(value: float | None, unit: str) -> str:
-        if unit == "s":
-            return units.seconds(value)
-        return units.number(value) if unit == "" else f"{units.count(value)}{' B' if unit == 'bytes' else ''}"
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("injected", no_wrap=True)
-    for title in ("amount", "expected", "recovered", "tolerance"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    for finding in found:
-        cells = [
-            finding.name,
-            ("rank " if finding.injected_unit == "rank" else "") + write(finding.injected, finding.injected_unit),
-            *(write(value, finding.unit) for value in (finding.expected, finding.recovered, finding.tolerance)),
-            "recovered" if finding.ok else "MISSED",
-        ]
-        table.add_row(*map(Text, cells), style="" if finding.ok else "red")
-    return table
-
-
 def _console(stderr: bool = False) -> Console:
     """Where text goes. A pipe has no width of its own; the tables need 120 columns."""
     from rich.console import Console
@@ -196,7 +166,7 @@ def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
 
 def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
     """Say what a sweep that is through came to; whether a launch of it failed or is not valid."""
-    from bench.publish import examine
+    from bench.examine import examine
 
     findings = examine(folder)
     wanted = {task.cell.id for task in sweep.tasks} | {cell.id for cell, _ in sweep.skipped}
@@ -259,7 +229,7 @@ def prove(
     if as_json:
         print(json.dumps([{**dataclasses.asdict(finding), "ok": finding.ok} for finding in found]))
     else:
-        _console().print(_proof_table(found))
+        _console().print(proof.table(found))
         print(f"{len(found) - len(missed)} of {len(found)} recovered; {machine.description}; records: {folder}")
     for record in broken:
         print(f"{record.outcome}: {record.cell.id}: {record.reason}", file=sys.stderr)
@@ -273,7 +243,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write FOLDER/report: tables, charts, and one self-contained page."""
-    from bench.publish import examine
+    from bench.examine import examine
 
     _show(examine(folder), _console(), report=True, as_json=as_json, more={})
 

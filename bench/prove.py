@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from rich.table import Table
+from rich.text import Text
+
 import models
 from bench.analysis.proof import Finding, findings
 from bench.errors import LaunchError
@@ -14,6 +17,7 @@ from bench.launch.sweep import Progress, Sweep, Task
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.record import Injection, Record
+from reports import units
 
 FOLDER = Path("results") / "prove"
 MODEL = "paced-nano"
@@ -92,3 +96,27 @@ def prove(
     sweep.clear_leftovers()
     records = sweep.launch(tasks, progress)
     return [finding for record in records for finding in findings(record)], records
+
+
+def table(found: list[Finding]) -> Table:
+    """What was injected, and what came back, for a terminal."""
+
+    def write(value: float | None, unit: str) -> str:
+        if unit == "s":
+            return units.seconds(value)
+        return units.number(value) if unit == "" else f"{units.count(value)}{' B' if unit == 'bytes' else ''}"
+
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown.add_column("injected", no_wrap=True)
+    for title in ("amount", "expected", "recovered", "tolerance"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    shown.add_column("verdict")
+    for finding in found:
+        cells = [
+            finding.name,
+            ("rank " if finding.injected_unit == "rank" else "") + write(finding.injected, finding.injected_unit),
+            *(write(value, finding.unit) for value in (finding.expected, finding.recovered, finding.tolerance)),
+            "recovered" if finding.ok else "MISSED",
+        ]
+        shown.add_row(*map(Text, cells), style="" if finding.ok else "red")
+    return shown

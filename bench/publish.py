@@ -1,27 +1,23 @@
-"""From a results folder to its report: reads the records, judges them, and writes tables, charts and one page."""
+"""From what a results folder comes to, to its report: writes tables, charts, timelines and one page."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 import bench
-from bench.analysis.efficiency import efficiency_table
-from bench.analysis.environment import environment
-from bench.analysis.gates import faults
 from bench.analysis.phases import phases
-from bench.analysis.scaling import scaling_table
-from bench.analysis.validity import judge
+from bench.analysis.timeline import chrome_trace
 from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
 from bench.errors import RecordError
-from bench.results.frame import to_frame
-from bench.results.reference import read_references
-from bench.results.store import read_records, write_atomically
+from bench.examine import Findings
+from bench.results.launch_file import record_path
+from bench.results.store import read_record, write_atomically
 from reports import losses, page, tables, verdict
 
 if TYPE_CHECKING:
@@ -67,7 +63,8 @@ _EFFICIENCY = (
     "left, so that together they multiply to the global efficiency; the timing launches measure the same directly, and where "
     "the two disagree the row is not reconciled. The seconds are means of a metered step; the mark is the step time of the "
     "timing launches, which is a median. Communication efficiency (serialization x transfer) rises when imbalance grows: "
-    "never read it alone."
+    "never read it alone. One step of every rank of these launches is in timelines/*.json beside this page, for Perfetto "
+    "(ui.perfetto.dev) or chrome://tracing."
 )
 _NO_EFFICIENCY = (
     "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
@@ -78,37 +75,8 @@ _RANKS = (
 )
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
-    row a cell with an attribution launch) and `ranks` (a row a rank of it), `places` (the environments), and the names of the
-    suites."""
-
-    folder: Path
-    launches: pd.DataFrame
-    scaling: pd.DataFrame
-    efficiency: pd.DataFrame
-    ranks: pd.DataFrame
-    places: pd.DataFrame
-    suites: list[str]
-
-
-def examine(folder: Path) -> Findings:
-    """Read a results folder and judge its launches. Raises RecordError where a record can't be trusted.
-
-    The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
-    """
-    records = read_records(folder)
-    reasons = {record.launch_id: faults(record) for record in records if record.outcome == "ok"}
-    launches = judge(to_frame(records), reasons, read_references(folder))
-    suites = sorted({record.suite for record in records if record.suite is not None})
-    scaling = scaling_table(launches)
-    believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
-    return Findings(folder, launches, scaling, *efficiency_table(believed, scaling), environment(records), suites)
-
-
 def publish(findings: Findings) -> Path:
-    """Write folder/report: index.html, tables/*.csv, charts/*.png and *.svg.
+    """Write folder/report: index.html, tables/*.csv, charts/*.png and *.svg, timelines/*.json.
 
     Returns the path of index.html. Raises RecordError where the report can't be written.
     """
@@ -135,6 +103,11 @@ def publish(findings: Findings) -> Path:
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
+    # Read again, one at a time: a step of many micro-batches has thousands of spans a rank.
+    for cell_id, launch_id in findings.traced:
+        trace = chrome_trace(read_record(record_path(folder / cell_id / launch_id)))
+        if trace is not None:
+            _write(report / "timelines" / f"{cell_id}_{launch_id}.json", json.dumps(trace, separators=(",", ":")))
     name = ", ".join(findings.suites) or folder.name
     index = report / "index.html"
     content = page.Report(
@@ -208,8 +181,8 @@ def _attribution(
 
 
 def _clear(report: Path) -> None:
-    """Remove an earlier report's tables and charts, which may be of cells that are no longer there."""
-    for pattern in ("tables/*.csv", "charts/*.png", "charts/*.svg"):
+    """Remove an earlier report's tables, charts and timelines, which may be of cells that are no longer there."""
+    for pattern in ("tables/*.csv", "charts/*.png", "charts/*.svg", "timelines/*.json"):
         for path in report.glob(pattern):
             path.unlink(missing_ok=True)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.examine import examine
 from bench.plan.suite import load_suite
-from bench.publish import examine
 from bench.results.store import read_records
 
 EXAMPLE = Path(__file__).parents[1] / "reports" / "example" / "quick"

@@ -18,7 +18,8 @@ MAX_RESIDENT_BYTES = 2**30
 _REPORT = """
 import json, os, resource, sys
 from pathlib import Path
-from bench.publish import examine, publish
+from bench.examine import examine
+from bench.publish import publish
 publish(examine(Path(sys.argv[1])))
 # Not this process's ru_maxrss: that holds the peak of the process it was started from.
 status = Path("/proc/self/status").read_text().split()

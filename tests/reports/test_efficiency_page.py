@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.publish import Findings, examine, publish
+from bench.examine import Findings, examine
+from bench.publish import publish
 from reports import losses, tables
 from tests import synthetic
 from tests import synthetic_efficiency as known

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from bench.analysis.scaling import COLUMNS
 from bench.errors import RecordError
+from bench.examine import examine
 from bench.plan.cell import Cell
-from bench.publish import examine, headline, publish
+from bench.publish import headline, publish
 from bench.results.record import Record
 from tests import synthetic
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.publish import Findings, examine
+from bench.examine import Findings, examine
 from bench.results.record import RankRecord, Record
 from bench.results.store import rank_path, read_records, read_sealed
 from tests.command_line import ROOT, command, command_environment

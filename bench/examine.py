@@ -1,0 +1,56 @@
+"""From a results folder to what it comes to: reads the records, judges them, and derives every table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bench.analysis.efficiency import efficiency_table
+from bench.analysis.environment import environment
+from bench.analysis.gates import faults
+from bench.analysis.scaling import scaling_table
+from bench.analysis.validity import judge
+from bench.results.frame import to_frame
+from bench.results.reference import read_references
+from bench.results.store import read_records
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
+    row a cell with an attribution launch) and `ranks` (a row a rank of it), `places` (the environments), the names of the
+    suites, and which launches have a timeline, as (cell id, launch id)."""
+
+    folder: Path
+    launches: pd.DataFrame
+    scaling: pd.DataFrame
+    efficiency: pd.DataFrame
+    ranks: pd.DataFrame
+    places: pd.DataFrame
+    suites: list[str]
+    traced: list[tuple[str, str]]
+
+
+def examine(folder: Path) -> Findings:
+    """Read a results folder and judge its launches. Raises RecordError where a record can't be trusted.
+
+    The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
+    """
+    records = read_records(folder)
+    reasons = {record.launch_id: faults(record) for record in records if record.outcome == "ok"}
+    launches = judge(to_frame(records), reasons, read_references(folder))
+    scaling = scaling_table(launches)
+    believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
+    tree, ranks = efficiency_table(believed, scaling)
+    return Findings(
+        folder=folder,
+        launches=launches,
+        scaling=scaling,
+        efficiency=tree,
+        ranks=ranks,
+        places=environment(records),
+        suites=sorted({record.suite for record in records if record.suite is not None}),
+        traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
+    )
