@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 import models
+from bench.analysis.gates import faults
 from bench.analysis.proof import Finding, findings
 from bench.errors import LaunchError
 from bench.launch.launcher import LauncherName
@@ -94,8 +95,14 @@ def prove(
         raise LaunchError(f"--world-size: {sweep.skipped[0][1]}")
     sweep.prepare_folder()
     sweep.clear_leftovers()
-    records = sweep.launch(tasks, progress)
-    return [finding for record in records for finding in findings(record)], records
+    records = [_judged(record) for record in sweep.launch(tasks, progress)]
+    return [finding for record in records if record.outcome == "ok" for finding in findings(record)], records
+
+
+def _judged(record: Record) -> Record:
+    """The record, invalid if its launch was not what its cell asks for: such a launch proves nothing."""
+    reasons = faults(record) if record.outcome == "ok" else []
+    return record.model_copy(update={"outcome": "invalid", "reason": "; ".join(reasons)}) if reasons else record
 
 
 def table(found: list[Finding]) -> Table:
