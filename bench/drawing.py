@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import bars, charts
+from reports import traffic as traffic_charts
 from reports.style import look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
@@ -42,10 +43,10 @@ class Chart:
     arguments: tuple[Any, ...]
 
 
-def wanted(scaling: pd.DataFrame, seconds: pd.DataFrame) -> list[Chart]:
+def wanted(scaling: pd.DataFrame, seconds: pd.DataFrame, traffic: pd.DataFrame) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
-    `scaling`: rows of `scaling_table`; `seconds`: rows of `phases`.
+    `scaling`: rows of `scaling_table`; `seconds`: rows of `phases`; `traffic`: rows of `traffic_table`.
     """
     looks = styles(scaling["contender"])
     found: list[Chart] = []
@@ -56,6 +57,9 @@ def wanted(scaling: pd.DataFrame, seconds: pd.DataFrame) -> list[Chart]:
     for model, launches in seconds.groupby("model", sort=False):
         words = ["outside", str(model)]
         found.append(Chart("outside", _slug(*words), f"seconds of a launch: {words[1]}", bars.outside, (launches,)))
+    for (model, kind, setting), rows in traffic.groupby(["model", "scaling", "setting"], sort=False):
+        name = _slug("traffic", str(model), str(kind), str(setting))
+        found.append(Chart("traffic", name, f"traffic: {charts.title(rows)}", traffic_charts.traffic, (rows,)))
     # Signs that a file name can't hold are dropped, which may leave two names alike.
     taken: Counter[str] = Counter()
     for position, chart in enumerate(found):

@@ -13,6 +13,7 @@ import bench
 from bench.analysis.environment import environment
 from bench.analysis.phases import phases
 from bench.analysis.scaling import scaling_table
+from bench.analysis.traffic import traffic_table
 from bench.analysis.validity import judge
 from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
@@ -63,12 +64,13 @@ _NO_SCALING = "Not known: no strategy has comparable figures at more than one wo
 
 @dataclass(frozen=True)
 class Findings:
-    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `places` (the
-    environments), and the names of the suites."""
+    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `traffic` (a row a
+    metered cell and operation), `places` (the environments), and the names of the suites."""
 
     folder: Path
     launches: pd.DataFrame
     scaling: pd.DataFrame
+    traffic: pd.DataFrame
     places: pd.DataFrame
     suites: list[str]
 
@@ -81,7 +83,7 @@ def examine(folder: Path) -> Findings:
     records = read_records(folder)
     launches = judge(to_frame(records))
     suites = sorted({record.suite for record in records if record.suite is not None})
-    return Findings(folder, launches, scaling_table(launches), environment(records), suites)
+    return Findings(folder, launches, scaling_table(launches), traffic_table(records), environment(records), suites)
 
 
 def publish(findings: Findings) -> Path:
@@ -99,6 +101,7 @@ def publish(findings: Findings) -> Path:
         "ranking": ranked,
         "launches": launches.drop(columns="losses"),
         "phases": seconds,
+        "traffic": findings.traffic,
         "not_ok": failed,
         "environment": places,
     }
@@ -106,7 +109,7 @@ def publish(findings: Findings) -> Path:
     for name, table in written.items():
         _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in drawn(wanted(scaling, seconds)):
+    for chart, png, svg in drawn(wanted(scaling, seconds, findings.traffic)):
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
@@ -117,7 +120,7 @@ def publish(findings: Findings) -> Path:
         subtitle=f"{len(launches)} launches of {len(scaling)} cells, measured from {started[0]} to {started[-1]}",
         lead=verdict.lead(scaling),
         paragraphs=verdict.paragraphs(scaling, ranked),
-        sections=_sections(scaling, ranked, seconds, pictures),
+        sections=[*_sections(scaling, ranked, seconds, pictures), *_traffic(findings.traffic, pictures)],
         incidents=page.incidents(failed),
         environment=tables.environment(places),
         footer=f"scalebench {bench.__version__}. Every figure here is derived from the records in {folder.name}/.",
@@ -164,6 +167,18 @@ def _sections(
             page.Section("outside", "Outside the window", text, pictures.get("outside", []), tables.phases(seconds))
         )
     return found
+
+
+def _traffic(traffic: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
+    if traffic.empty:
+        return []
+    text = (
+        "What one rank communicates in an optimizer step, counted by the meter, beside what theory says. In the charts bytes as "
+        "a ring would send them; P is the size of the parameters, and the factor is the volume as a multiple of "
+        "P (n - 1) / n on n ranks. In the table the bytes of the full arrays."
+    )
+    shown = pictures.get("traffic", [])
+    return [page.Section("traffic", "Traffic", text, shown, tables.traffic(traffic), folded=len(traffic) > 24)]
 
 
 def _clear(report: Path) -> None:

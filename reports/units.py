@@ -79,6 +79,11 @@ def count(value: Any) -> str:
     return UNKNOWN if is_unknown(value) else f"{int(value):,}"
 
 
+def exact(value: Any) -> str:
+    """A number that should be whole, every digit of it, as "12,345"; with decimals where it is not whole."""
+    return UNKNOWN if is_unknown(value) else f"{float(value):,.10g}" if float(value) % 1 else count(value)
+
+
 def number(value: Any) -> str:
     """A number without unit, to four significant digits."""
     return UNKNOWN if is_unknown(value) else significant(float(value), 4)
