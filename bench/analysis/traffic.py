@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.plan.cell import Cell
-from bench.results.record import Record
+from bench.results.record import LedgerLine, Record
 from bench.theory.traffic import TrafficLine, factor_of_parameters, ring_volume_bytes, traffic
 from bench.theory.zero_settings import DEEPSPEED, UnknownTraffic
 
@@ -43,17 +43,18 @@ def disagreement(record: Record) -> str | None:
         expected = _expected(record)
     except UnknownTraffic:
         return None
+    ledgers = _ledgers(record)
+    named = {step for lines in _lines(record) for line in lines for step in line.steps}
+    if not named <= set(range(len(ledgers[0]))):
+        return f"the ledger has calls of step {max(named)}, expected a window of {len(ledgers[0])} steps"
     wrong = [
-        (rank, step, seen)
-        for rank, steps in enumerate(_ledgers(record))
-        for step, seen in enumerate(steps)
-        if seen != expected
+        (rank, step, seen) for rank, steps in enumerate(ledgers) for step, seen in enumerate(steps) if seen != expected
     ]
     if not wrong:
         return None
     rank, step, seen = wrong[0]
     name, group_size, payload_bytes = call = min(call for call in seen | expected if seen[call] != expected[call])
-    where = f"{len(wrong)} of {sum(map(len, _ledgers(record)))} steps of ranks"
+    where = f"{len(wrong)} of {sum(map(len, ledgers))} steps of ranks"
     return (
         f"the ledger is not what theory says in {where}: in step {step} rank {rank} called {name} of {payload_bytes} bytes "
         f"among {group_size} ranks {seen[call]} times, expected {expected[call]}"
@@ -191,15 +192,17 @@ def _ledgers(record: Record) -> list[list[_Calls]]:
     """The calls of each step of the window, for each rank."""
     assert record.work is not None
     found = []
-    for rank in record.ranks:
-        lines = rank.attribution.ledger if rank.attribution is not None else []
-        num_steps = max([record.work.num_steps, *(step + 1 for line in lines for step in line.steps)])
-        steps: list[_Calls] = [Counter() for _ in range(num_steps)]
+    for lines in _lines(record):
+        steps: list[_Calls] = [Counter() for _ in range(record.work.num_steps)]
         for line in lines:
-            for step in line.steps:
+            for step in set(line.steps) & set(range(len(steps))):
                 steps[step][line.operation, line.group_size, line.payload_bytes] += line.count
         found.append(steps)
     return found
+
+
+def _lines(record: Record) -> list[list[LedgerLine]]:
+    return [rank.attribution.ledger if rank.attribution is not None else [] for rank in record.ranks]
 
 
 def _mean(steps: list[_Calls]) -> dict[_Call, float]:

@@ -93,7 +93,6 @@ class _Replay:
     def optimizer_step(self) -> None:
         """Everything is sharded again; after the update the persistent parameters are gathered, one by one."""
         for parameter in range(len(self.numel)):
-            self._wait(self.in_flight.pop(parameter, []))
             self.active[parameter].clear()
             self._shard(parameter)
         for parameter in sorted(self.persistent):
@@ -102,10 +101,7 @@ class _Replay:
 
     def _reset(self) -> None:
         """A forward pass begins. The first one is recorded, and known to the second."""
-        for parameter, together in list(self.in_flight.items()):
-            self._wait(together)
-            self._shard(parameter)
-        self.in_flight.clear()
+        assert not self.in_flight, "what is prefetched is used later in the same micro-batch"
         if self.recording:
             self.complete, self.recording = True, False
             for step, module in enumerate(self.module_order):

@@ -59,7 +59,7 @@ def test_the_page_needs_nothing_else(quick: Path) -> None:
 
 def test_every_table_can_be_read_back(quick: Path) -> None:
     tables = {path.stem: pd.read_csv(path) for path in (quick / "report" / "tables").glob("*.csv")}
-    assert set(tables) == {"scaling", "ranking", "launches", "phases", "not_ok", "environment"}
+    assert set(tables) == {"scaling", "ranking", "launches", "phases", "traffic", "not_ok", "environment"}
     assert tables["scaling"].columns.tolist() == COLUMNS
     assert len(tables["scaling"]) == len(tables["launches"]) == 23
     first = tables["scaling"].iloc[0]
