@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import bars, charts, efficiency, seconds
+from reports import traffic as traffic_charts
 from reports.style import look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
@@ -48,11 +49,13 @@ class Chart:
     arguments: tuple[Any, ...]
 
 
-def wanted(scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, phases: pd.DataFrame) -> list[Chart]:
+def wanted(
+    scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, traffic: pd.DataFrame, phases: pd.DataFrame
+) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
-    drawn for each series too; `phases`: rows of `phases`.
+    drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
@@ -68,6 +71,9 @@ def wanted(scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, phase
     for model, launches in phases.groupby("model", sort=False):
         words = ["outside", str(model)]
         found.append(Chart("outside", _slug(*words), f"seconds of a launch: {words[1]}", bars.outside, (launches,)))
+    for (model, kind, setting), rows in traffic.groupby(["model", "scaling", "setting"], sort=False):
+        name = _slug("traffic", str(model), str(kind), str(setting))
+        found.append(Chart("traffic", name, f"traffic: {charts.title(rows)}", traffic_charts.traffic, (rows,)))
     # Signs that a file name can't hold are dropped, which may leave two names alike.
     taken: Counter[str] = Counter()
     for position, chart in enumerate(found):

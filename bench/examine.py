@@ -11,8 +11,10 @@ from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.gates import faults
 from bench.analysis.scaling import scaling_table
+from bench.analysis.traffic import disagreement, traffic_table
 from bench.analysis.validity import judge
 from bench.results.frame import to_frame
+from bench.results.record import Record
 from bench.results.reference import read_references
 from bench.results.store import read_records
 
@@ -20,7 +22,8 @@ from bench.results.store import read_records
 @dataclass(frozen=True)
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
-    row a cell with an attribution launch) and `ranks` (a row a rank of it), `places` (the environments), the names of the
+    row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
+    operation), `places` (the environments), the names of the
     suites, and which launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
@@ -28,6 +31,7 @@ class Findings:
     scaling: pd.DataFrame
     efficiency: pd.DataFrame
     ranks: pd.DataFrame
+    traffic: pd.DataFrame
     places: pd.DataFrame
     suites: list[str]
     traced: list[tuple[str, str]]
@@ -39,7 +43,7 @@ def examine(folder: Path) -> Findings:
     The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
     records = read_records(folder)
-    reasons = {record.launch_id: faults(record) for record in records if record.outcome == "ok"}
+    reasons = {record.launch_id: _reasons(record) for record in records if record.outcome == "ok"}
     launches = judge(to_frame(records), reasons, read_references(folder))
     scaling = scaling_table(launches)
     believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
@@ -50,7 +54,14 @@ def examine(folder: Path) -> Findings:
         scaling=scaling,
         efficiency=tree,
         ranks=ranks,
+        traffic=traffic_table(records),
         places=environment(records),
         suites=sorted({record.suite for record in records if record.suite is not None}),
         traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
     )
+
+
+def _reasons(record: Record) -> list[str]:
+    """What speaks against one launch by itself: other work than its cell asks for, or other traffic than theory says."""
+    against_theory = disagreement(record)
+    return [*faults(record), *([against_theory] if against_theory is not None else [])]

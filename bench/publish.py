@@ -92,6 +92,7 @@ def publish(findings: Findings) -> Path:
         "ranks": findings.ranks,
         "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
         "phases": seconds,
+        "traffic": findings.traffic,
         "not_ok": failed,
         "environment": places,
     }
@@ -99,7 +100,7 @@ def publish(findings: Findings) -> Path:
     for name, table in written.items():
         _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in drawn(wanted(scaling, findings.efficiency, findings.ranks, seconds)):
+    for chart, png, svg in drawn(wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds)):
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
@@ -155,6 +156,7 @@ def _sections(
             found.append(page.Section(anchor, heading, shown, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
             found += _attribution(findings.efficiency, findings.ranks, pictures)
+            found += _traffic(findings.traffic, pictures)
     if len(seconds):
         text = (
             "What a launch costs beside its measured window: from the launcher's start to the first line, imports, building "
@@ -178,6 +180,18 @@ def _attribution(
         page.Section("efficiency", heading, _EFFICIENCY, pictures.get("efficiency", []), table, paragraphs=told),
         page.Section("ranks", "Ranks", _RANKS, pictures.get("ranks", []), tables.ranks(ranks)),
     ]
+
+
+def _traffic(traffic: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
+    if traffic.empty:
+        return []
+    text = (
+        "What one rank communicates in an optimizer step, counted by the meter, beside what theory says. In the charts bytes as "
+        "a ring would send them; P is the size of the parameters, and the factor is the volume as a multiple of "
+        "P (n - 1) / n on n ranks. In the table the bytes of the full arrays."
+    )
+    shown = pictures.get("traffic", [])
+    return [page.Section("traffic", "Traffic", text, shown, tables.traffic(traffic), folded=len(traffic) > 24)]
 
 
 def _clear(report: Path) -> None:

@@ -207,6 +207,24 @@ def phases(phases: pd.DataFrame) -> pd.DataFrame:
     return _table(phases, columns)
 
 
+def traffic(traffic: pd.DataFrame) -> pd.DataFrame:
+    """Collectives of one optimizer step of one rank, observed and by theory, to the byte."""
+    words = {True: "equal", False: "not equal"}
+    columns: list[Column] = [
+        *_CELL,
+        ("operation", "operation", units.text),
+        ("observed_count", "calls", units.exact),
+        ("theory_count", "calls, theory", units.exact),
+        ("observed_bytes", "bytes", units.exact),
+        ("theory_bytes", "bytes, theory", units.exact),
+        ("agrees", "ledger and theory", lambda agrees: units.UNKNOWN if units.is_unknown(agrees) else words[agrees]),
+        ("observed_factor", "factor of P", units.number),
+        ("theory_factor", "factor, theory", units.number),
+        ("unknown_because", "why there is no theory", units.text),
+    ]
+    return _without_empty(_table(traffic, columns), "setting", "why there is no theory")
+
+
 def environment(environment: pd.DataFrame) -> pd.DataFrame:
     """What the launches ran on; a property that should be one for all of them and is not says so."""
     shown = environment.assign(

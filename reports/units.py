@@ -85,6 +85,11 @@ def ranks(size: Any) -> str:
     return "1 rank" if size == 1 else f"{count(size)} ranks"
 
 
+def exact(value: Any) -> str:
+    """A number that should be whole, every digit of it, as "12,345"; with decimals where it is not whole."""
+    return UNKNOWN if is_unknown(value) else f"{float(value):,.10g}" if float(value) % 1 else count(value)
+
+
 def number(value: Any) -> str:
     """A number without unit, to four significant digits."""
     return UNKNOWN if is_unknown(value) else significant(float(value), 4)

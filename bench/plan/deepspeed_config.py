@@ -167,7 +167,8 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     if cell.strategy != "zero0":
         zero["reduce_bucket_size"] = bucket
     if cell.strategy in ("zero1", "zero2"):
-        zero["allgather_bucket_size"] = bucket
+        # DeepSpeed refuses an odd one.
+        zero["allgather_bucket_size"] = bucket + bucket % 2
     if cell.strategy == "zero3":
         zero["stage3_prefetch_bucket_size"] = bucket
         zero["stage3_param_persistence_threshold"] = min(100_000, num_params // 400)

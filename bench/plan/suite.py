@@ -26,11 +26,11 @@ SUITE_KEYS = frozenset({"name", "description", "seed", "defaults", "grids"})
 
 class LaunchSettings(BaseModel):
     """How often a cell is launched for its speed, how often for where its time goes (metered), and how long one launch
-    may take before it is ended."""
+    may take before it is ended. One of the two counts may be 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    launches: Annotated[int, Field(ge=1, le=1000)] = 1
+    launches: Annotated[int, Field(ge=0, le=1000)] = 1
     attribution_launches: Annotated[int, Field(ge=0, le=1000)] = 0
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
 
@@ -124,6 +124,9 @@ class _Reader:
 
     def _cell(self, fields: dict[str, Any], own: dict[str, Any], location: Location) -> PlannedCell:
         settings = {key: fields.pop(key) for key in _LAUNCH_KEYS & fields.keys()}
+        if settings.get("launches", 1) == 0 and settings.get("attribution_launches", 0) == 0:
+            at = self._at(own, location, "launches")
+            self._fail(at, "launches: found 0 and no attribution_launches, expected at least one launch of either kind")
         fields = {key: value for key, value in fields.items() if value is not None}
         skip_reason = self._divide(fields, own, location)
         try:

@@ -172,6 +172,45 @@ class RankRecord(_Schema):
     attribution: RankAttribution | None = None
 
 
+VisitKind = Literal["enter_forward", "leave_forward", "enter_backward", "leave_backward"]
+
+
+class ParameterOutline(_Schema):
+    """A parameter by its name (the first, if it is tied) and its size before any sharding."""
+
+    name: str
+    num_elements: int
+
+
+class ModuleOutline(_Schema):
+    """A module that a micro-batch calls, and the parameters that it owns directly, tied ones too, by their place."""
+
+    name: str
+    parameters: list[int]
+
+
+class Outline(_Schema):
+    """What one micro-batch does with the model's parameters, as rank 0 saw the first one: what theory needs of a model.
+
+    `parameters`: each once, in the order of `model.parameters()`, in which DeepSpeed lays them out. `ready`: their places in
+    the order in which backward finished their gradients; torch DDP (after its first step) and ZeRO fill their buckets in
+    that order, which is autograd's business and in no closed form. `modules` and `visits`: which modules were entered and
+    left, in order, in the forward and the backward pass; at each of these moments ZeRO-3 gathers or frees parameters.
+    A backward pass enters a module at its result's gradient and leaves it when all its inputs have theirs; a module whose
+    inputs need none (an embedding) is never left. Recomputation (activation checkpointing) enters modules forward again.
+    Under strategies without ZeRO-3's own hooks, modules that share a tensor may be entered and left in another order.
+    `num_buffers`: torch DDP broadcasts them. `own_rules`: modules that ZeRO-3 treats in a way of their own, gathered whole with
+    their children (experts) or using parameters of others.
+    """
+
+    parameters: list[ParameterOutline]
+    modules: list[ModuleOutline]
+    visits: list[tuple[VisitKind, int]]
+    ready: list[int]
+    num_buffers: int = 0
+    own_rules: list[str] = []
+
+
 class Replicas(_Schema):
     """How far the replicas' parameters are from rank 0's at the end: relative L2 distance, largest and mean over the
     other ranks. `num_params` counts the parameters compared: what a strategy shards has no replica."""
@@ -240,6 +279,7 @@ class Record(_Schema):
     environment: Environment | None = None
     deepspeed_config: dict[str, Any] | None = None
     attribution: Attribution | None = None
+    outline: Outline | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
     rank_sha256: list[str] = []
 

@@ -28,6 +28,7 @@ from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
 from bench.worker.meter.memory import MemoryPeak
+from bench.worker.meter.outline import OutlineWatch
 from bench.worker.meter.process_group import BACKEND, Meter, register
 from bench.worker.meter.witness import Witness
 from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy
@@ -139,6 +140,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     control = dist.new_group(backend="gloo")
     trainer = Trainer(cell, device, control, meter)
     built_s = time.monotonic()
+    watch = OutlineWatch(trainer.model) if meter is not None else None
     witness = Witness(trainer.model, trainer.results)
     with witness.watching():
         num_warmup_steps, settled = trainer.warm_up()
@@ -210,6 +212,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
             deepspeed_config=trainer.strategy.deepspeed_config,
             attribution=plan,
+            outline=watch.outline() if watch is not None else None,
             ranks=ranks,
             rank_sha256=[sha256 for _, sha256 in gathered],
         )

@@ -51,6 +51,13 @@ def test_thresholds_of_stage_3_follow_the_model_and_stop_at_deepspeeds_defaults(
     assert large["stage3_max_live_parameters"] == 1_000_000_000
 
 
+def test_the_all_gather_bucket_is_even_as_deepspeed_demands() -> None:
+    for num_params in (8_000_000, 7_912, 7_904):
+        zero = resolve_deepspeed_config(cell_of("zero2"), num_params)["zero_optimization"]
+        assert zero["allgather_bucket_size"] % 2 == 0
+        assert 0 <= zero["allgather_bucket_size"] - zero["reduce_bucket_size"] <= 1
+
+
 def test_tuned_keeps_the_files_own_optimizer_and_buckets() -> None:
     shipped = load_deepspeed_config(SHIPPED / "zero2.json")
     tuned = resolve_deepspeed_config(cell_of("zero2", profile="tuned"), num_params=8_000_000)

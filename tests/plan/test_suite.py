@@ -110,6 +110,11 @@ def test_shipped_suites_hold_what_they_promise() -> None:
         ),
         ("grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1, scaling: strong}", 2, ["global_batch_size"]),
         (
+            "grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: 1\n    launches: 0",
+            5,
+            ["launches", "attribution_launches", "at least one"],
+        ),
+        (
             "grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1, model_options: !!python/object:os.system {}}",
             2,
             ["YAML"],
@@ -152,6 +157,12 @@ grids:
         (2, 2),
         (4, 1),
     }
+
+
+def test_a_suite_may_ask_for_attribution_launches_alone(tmp_path: Path) -> None:
+    text = "grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 2, launches: 0, attribution_launches: 1}"
+    [planned] = load_suite(suite_file(tmp_path, text)).cells
+    assert (planned.settings.launches, planned.settings.attribution_launches) == (0, 1)
 
 
 def test_a_grid_that_can_never_be_divided_is_an_error(tmp_path: Path) -> None:
