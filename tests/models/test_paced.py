@@ -40,7 +40,7 @@ def test_forward_and_backward_take_the_stated_seconds(batch: int, seq: int, shar
     assert model.paced_seconds(tokens.numel()) == pytest.approx(3 * (FORWARD_S + BACKWARD_S) * share)
     assert middle - started >= 3 * FORWARD_S * share
     assert ended - middle >= 3 * BACKWARD_S * share
-    assert cpu_s < 0.5 * model.paced_seconds(tokens.numel())
+    assert cpu_s < 0.9 * model.paced_seconds(tokens.numel())
 
 
 def test_gradients_become_ready_block_by_block_with_a_sleep_before_each() -> None:
