@@ -84,7 +84,7 @@ def _gradient_not_finite(record: Record) -> str | None:
     for rank, seen in _witnessed(record):
         for step, (norm, skipped) in enumerate(zip(seen.grad_norms, seen.skipped, strict=True)):
             if norm is not None and not skipped and not math.isfinite(norm):
-                return f"gradient norm of rank {rank.rank} in warm-up step {step} is {norm:g}"
+                return f"gradient norm of rank {rank.rank} in warm-up step {step} is {norm:g}, expected a finite one"
     return None
 
 

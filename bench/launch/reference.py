@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import uuid
 from pathlib import Path
 
 from bench.launch.interrupt import stop_on_signal
 from bench.launch.launcher import launch_environment
 from bench.launch.machine import Machine
 from bench.launch.outcome import num_oom_kills, sign_of_memory
-from bench.launch.process import LaunchProcess, last_lines
+from bench.launch.process import LaunchProcess, end_processes, last_lines
 from bench.launch.sweep import Progress
 from bench.plan.cell import Cell
 from bench.results.reference import (
@@ -60,16 +59,22 @@ def make_references(folder: Path, machine: Machine, progress: Progress) -> None:
     records = (read_launch_record(path) for path in record_paths(folder))
     cells = one_of_each([record.cell for record in records if record.outcome == "ok"])
     with stop_on_signal():
+        # A run that was killed may have left its own at it.
+        end_processes(_mark(folder))
         while missing := [cell for cell in cells if not reference_path(folder, cell).exists()]:
             progress.plain_training(len(missing))
             _make(folder, missing, machine, progress)
+
+
+def _mark(folder: Path) -> str:
+    return f"references of {folder}"
 
 
 def _make(folder: Path, cells: list[Cell], machine: Machine, progress: Progress) -> None:
     """One process, until it ends or hangs."""
     listed = folder / FOLDER_NAME / CELLS_NAME
     write_atomically(listed, json.dumps([cell.model_dump(mode="json") for cell in cells]))
-    environment = launch_environment(machine, cells[0], uuid.uuid4().hex[:12])
+    environment = launch_environment(machine, cells[0], _mark(folder))
     oom_kills = num_oom_kills()
     process = LaunchProcess(reference_command(folder), environment, listed.parent, 0)
     status, before = None, -1
