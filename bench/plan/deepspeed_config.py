@@ -162,6 +162,9 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     if cell.profile == "tuned":
         return config
     config["gradient_clipping"] = 0.0
+    # As torch's scaler in ddp: from 2^16, halved at every overflow (DeepSpeed's default waits for a second one), doubled after
+    # 1000 good steps. Another rule would skip other steps, and the losses would part.
+    config["fp16"] |= {"loss_scale": 0, "initial_scale_power": 16, "hysteresis": 1, "loss_scale_window": 1000}
     zero = config.setdefault("zero_optimization", {})
     bucket = bucket_elements(num_params)
     if cell.strategy != "zero0":

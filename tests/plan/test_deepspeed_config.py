@@ -33,6 +33,7 @@ def test_resolved_file_says_what_the_cell_says(strategy: str) -> None:
     assert config["train_micro_batch_size_per_gpu"] == 3
     assert config["gradient_accumulation_steps"] == 4
     assert config["bf16"]["enabled"] is True and config["fp16"]["enabled"] is False
+    assert config["fp16"]["hysteresis"] == 1
     assert config["optimizer"]["params"]["lr"] == 0.5 and config["optimizer"]["params"]["weight_decay"] == 0.25
     # DeepSpeed clips at 1.0 if the file says nothing, and DDP does not.
     assert config["gradient_clipping"] == 0.0
