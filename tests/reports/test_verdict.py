@@ -51,7 +51,7 @@ def test_what_did_not_run_and_why() -> None:
         *(synthetic.failure(cell(n, s), "oom", "CUDA out of memory") for n in (1, 2) for s in ("zero0", "zero1")),
     )
     assert "No figure, oom (CUDA out of memory): zero0, zero1 at 1, 2 ranks with accumulation 1." in text
-    assert "5 cells in 5 launches: 4 oom, 1 ok." in text
+    assert "5 cells in 5 timing launches: 4 oom, 1 ok." in text
 
 
 def test_several_launches_give_their_spread() -> None:

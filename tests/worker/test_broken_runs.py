@@ -32,6 +32,7 @@ BROKEN = {
     11: "sleeps_half_as_long",
     12: "arms_without_sense",
     13: "ends_before_its_record",
+    14: "no_meter",
 }
 SUITE = """
 defaults:
@@ -48,13 +49,13 @@ grids:
   - {steps: [4, 5, 6, 7, 8, 9, 13]}
   - {steps: 10, strategy: zero1}
   - {steps: 11, model: paced-nano, model_options: {forward_s: 0.01, backward_s: 0.01}, seq_len: 256, world_size: 1}
-  - {steps: 12, attribution_launches: 1}
+  - {steps: [12, 14], attribution_launches: 1}
 """
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    """Fourteen launches, most of them broken."""
+    """Sixteen launches, most of them broken."""
     folder = tmp_path_factory.mktemp("broken")
     suite, results = folder / "broken.yaml", folder / "results"
     suite.write_text(SUITE)
@@ -204,3 +205,8 @@ def test_a_record_of_another_run_is_found(copied: Path) -> None:
     assert sorted(strays["outcome"]) == ["invalid", "invalid", "ok"]
     for name in ("feedfeedfeed", other.launch_id):
         assert strays["reason"].str.contains(f"a record of another run: .*{name}").sum() == 1
+
+
+def test_a_timing_launch_carries_no_meter(findings: Findings) -> None:
+    assert outcome(findings, 14)[0] == "ok"
+    assert outcome(findings, 14, "attribution") == ("crashed", "rank 0: AssertionError: this launch carries a meter")

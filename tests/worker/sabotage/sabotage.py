@@ -138,3 +138,14 @@ def arms_without_sense(rank: ModuleType, launch: dict[str, Any]) -> None:
         return work
 
     process_group.MeteringGroup.carry = senseless
+
+
+def no_meter(rank: ModuleType, launch: dict[str, Any]) -> None:
+    """Nothing of the meter can be made: a launch that needs it can't go on."""
+    from bench.worker.meter import disturb, process_group, timeline
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("this launch carries a meter")
+
+    for made in (process_group.MeteringGroup, process_group.Meter, timeline.Timeline, disturb.Line):
+        made.__init__ = refuse
