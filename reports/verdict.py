@@ -25,7 +25,9 @@ def lead(scaling: pd.DataFrame) -> list[str]:
         return ["No timing launch was found: there is nothing to compare."]
     tried = int(scaling["launches_tried"].sum())
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in scaling["outcome"].value_counts().items())
-    sentences = [f"{_plural(len(scaling), 'cell')} in {_plural(tried, 'timing launch', 'timing launches')}: {outcomes}."]
+    sentences = [
+        f"{_plural(len(scaling), 'cell')} in {_plural(tried, 'timing launch', 'timing launches')}: {outcomes}."
+    ]
     ok = scaling[scaling["outcome"] == "ok"]
     if ok.empty:
         return [*sentences, "No cell gave a figure; the reasons are below."]

@@ -122,8 +122,10 @@ class MeteringGroup(dist.ProcessGroup):
         super().__init__(rank, size)  # type: ignore[call-arg]
         self.inner = inner
         self.meter = meter
-        # Made once: what runs in place of a collective must not cost an allocation.
+        # Made once: what runs in place of a collective must not cost an allocation. Its maximum, because sums would grow.
         self._one = torch.ones(1, device=meter.device)
+        self._largest = dist.AllreduceOptions()
+        self._largest.reduceOp = dist.ReduceOp.MAX  # type: ignore[assignment]
         self._coalesced: list[Tensor] | None = None
         self._name = self._description = ""
 
@@ -157,7 +159,8 @@ class MeteringGroup(dist.ProcessGroup):
             return others.allreduce(*arguments, **named)
         meter.ledger.count(operation.name, self.size(), payload_bytes)
         run: Callable[..., dist.Work | None] = getattr(self.inner, _name_there(method))
-        if meter.arm == "full" or (meter.arm == "sync" and payload_bytes <= SMALL_BYTES):
+        small = payload_bytes <= SMALL_BYTES and self._coalesced is None
+        if meter.arm == "full" or (meter.arm == "sync" and small):
             passage = meter.timeline.launched(operation.name, payload_bytes) if meter.timeline is not None else None
             work = run(*arguments, **named)
             if meter.line is None or work is None or self._coalesced is not None:
@@ -171,7 +174,11 @@ class MeteringGroup(dist.ProcessGroup):
             return _Done(outputs, meter.device)
         if method in POINT_TO_POINT:
             return _InPlaceOf(run([self._one], *arguments[1:], **named), outputs)  # type: ignore[arg-type]
-        return _InPlaceOf(self.inner.allreduce([self._one]), outputs)
+        return self._meeting(outputs)
+
+    def _meeting(self, outputs: list[Tensor]) -> dist.Work:
+        """The ranks of the group wait for each other, and exchange one element."""
+        return _InPlaceOf(self.inner.allreduce([self._one], self._largest), outputs)
 
     def monitored_barrier(self, *arguments: Any, **named: Any) -> None:
         self.meter.ledger.count("barrier", self.size(), 0)
@@ -190,7 +197,7 @@ class MeteringGroup(dist.ProcessGroup):
             return self.inner._end_coalescing(device)
         if self.meter.arm == "local":
             return _Done(outputs, self.meter.device)
-        return _InPlaceOf(self.inner.allreduce([self._one]), outputs)
+        return self._meeting(outputs)
 
 
 def _name_there(method: str) -> str:

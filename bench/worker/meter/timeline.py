@@ -42,7 +42,10 @@ class Passage:
 
 
 class Timeline:
-    """Collects spans on the host's monotonic clock, in seconds. For one step: taking stamps costs microseconds each."""
+    """Collects spans on the host's monotonic clock, in seconds. For one step: taking stamps costs microseconds each.
+
+    On CUDA a collective ends when the device has completed it, but computing is what the host sees of it: the launching.
+    """
 
     def __init__(self) -> None:
         self._spans: list[Span] = []
