@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from bench.examine import examine
 from bench.plan.suite import load_suite
@@ -26,7 +27,19 @@ def test_its_tables_are_derived_from_its_records() -> None:
         pd.testing.assert_series_equal(committed[column], derived[column], check_dtype=False, rtol=1e-12)
 
 
-def test_it_holds_no_path_or_host_of_the_machine_that_made_it() -> None:
-    for record in read_records(EXAMPLE):
+@pytest.mark.parametrize("name", ["quick", "instrument"])
+def test_it_holds_no_path_or_host_of_the_machine_that_made_it(name: str) -> None:
+    for record in read_records(EXAMPLE.parent / name):
         assert not any(word.startswith("/") for word in record.command if word != "/dev/null"), record.command
         assert {rank.hostname for rank in record.ranks} == {"localhost"}
+
+
+def test_the_instruments_example_is_sound_and_its_factors_agree_with_what_was_measured() -> None:
+    findings = examine(EXAMPLE.parent / "instrument")
+    assert set(findings.launches["outcome"]) == {"ok"}
+    assert set(findings.launches["cell_id"]) == {planned.cell.id for planned in load_suite("instrument").cells}
+    assert findings.traffic["agrees"].all()
+    several = findings.efficiency[findings.efficiency["world_size"] > 1]
+    assert len(several) == 12 and several["reconciliation_error"].max() < 0.03
+    product = several[["load_balance", "serialization", "transfer", "compute_scaling"]].prod(axis=1)
+    pd.testing.assert_series_equal(product, several["global_efficiency"], check_names=False)

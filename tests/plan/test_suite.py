@@ -52,7 +52,7 @@ def test_shipped_suites_hold_what_they_promise() -> None:
         (p.cell.strategy, p.cell.world_size) for p in load_suite("quick").cells if p.settings.attribution_launches
     }
     assert metered == {(s, w) for s in ("ddp", "zero2", "zero3") for w in (1, 2)}
-    assert all(p.settings.attribution_launches == 1 for p in load_suite("instrument").cells)
+    assert all(p.settings.attribution_launches == p.settings.launches == 2 for p in load_suite("instrument").cells)
     reference = load_suite("v100-8")
     assert not any(planned.skip_reason for planned in reference.cells)
     found = {(p.cell.model, p.cell.world_size, p.cell.grad_accum_steps, p.cell.scaling) for p in reference.cells}
