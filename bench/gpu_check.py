@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.analysis.efficiency import arms
+from bench.analysis.arms import arms
 from bench.errors import LaunchError, ScalebenchError
 from bench.launch.machine import Machine, detect
 from bench.launch.sweep import Sweep

@@ -17,7 +17,8 @@ from bench.launch.machine import Machine
 from bench.launch.sweep import Progress, Sweep, Task
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
-from bench.results.record import Injection, Record
+from bench.results.metered import Injection
+from bench.results.record import Record
 from reports import units
 
 FOLDER = Path("results") / "prove"
@@ -48,7 +49,7 @@ def plan(world_size: int, seed: int) -> list[Task]:
                     rank=draw.randrange(world_size),
                     where=where,
                     # Once beside communication: a slow rank must not be taken for it.
-                    arms=["full", "local"] if where == "backward" else ["local"],
+                    arms=("full", "local") if where == "backward" else ("local",),
                 )
                 for where in ("forward", "backward", "input")
             ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.plan.cell import Cell
-from bench.results.record import ARMS, Arm, Attribution, Block, Injection, LedgerLine, RankAttribution, Record, Span
+from bench.results.metered import ARMS, Arm, Attribution, Block, Injection, LedgerLine, RankAttribution, Span
+from bench.results.record import Record
 from tests import synthetic
 
 ROUNDS, BLOCK_STEPS = 2, 3

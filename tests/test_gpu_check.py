@@ -11,7 +11,8 @@ import pytest
 from bench.gpu_check import TOO_LARGE, cells, judge, planned, table
 from bench.launch.machine import Machine
 from bench.plan.cell import Cell
-from bench.results.record import LedgerLine, Record
+from bench.results.metered import LedgerLine
+from bench.results.record import Record
 from tests import synthetic
 from tests.attributed import attributed
 from tests.command_line import ROOT, command_environment

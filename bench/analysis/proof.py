@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.analysis.efficiency import block_times, useful
-from bench.results.record import Arm, Injection, LedgerLine, Record, Span
+from bench.analysis.arms import block_times, useful
+from bench.results.metered import Arm, Injection, LedgerLine, Span
+from bench.results.record import Record
 
 DELAY_TOLERANCE_FRAC = 0.05
 """Of the injected total."""

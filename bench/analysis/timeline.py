@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.results.record import RankRecord, Record, Span
+from bench.results.metered import Span
+from bench.results.record import RankRecord, Record
 
 
 def chrome_trace(record: Record) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from bench.plan.cell import Cell
-from bench.results.record import LedgerLine, Record
+from bench.results.metered import LedgerLine
+from bench.results.record import Record
 from bench.theory.traffic import TrafficLine, factor_of_parameters, ring_volume_bytes, traffic
 from bench.theory.zero_settings import DEEPSPEED, UnknownTraffic
 

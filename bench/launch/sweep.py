@@ -27,7 +27,8 @@ from bench.launch.process import LaunchProcess, end_processes
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
-from bench.results.record import KINDS, SCHEMA_VERSION, Injection, LaunchKind, Record
+from bench.results.metered import Injection
+from bench.results.record import KINDS, SCHEMA_VERSION, LaunchKind, Record
 from bench.results.store import (
     MANIFEST_NAME,
     check_manifest,

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import RecordError
 from bench.plan.cell import Cell
-from bench.results.record import Injection, Record
+from bench.results.metered import Injection
+from bench.results.record import Record
 from bench.results.store import RECORD_NAME, write_atomically
 
 LAUNCH_NAME = "launch.json"

@@ -7,30 +7,29 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from bench.plan.cell import Cell
 from bench.results.record import OptimizerSettings
+from bench.results.schema import Schema
 from bench.results.store import read_sealed, sealed_text, write_atomically
 
 FOLDER_NAME = "reference"
 CELLS_NAME = "cells.json"
 
 
-class Reference(BaseModel):
+class Reference(Schema):
     """What plain training of a cell's global batches came to, in one process: `losses`, the mean over the global batch of
     each of the first optimizer steps; or why there are none. `skipped` numbers the steps that the fp16 loss scaler skipped.
     `cell` is the one of its kind whose micro-batches were taken.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
-
     schema_version: Literal[1] = 1
     cell: Cell
     outcome: Literal["ok", "oom", "timeout", "crashed"]
     reason: str | None = None
-    losses: list[float] = []
-    skipped: list[int] = []
+    losses: list[float] = Field(default_factory=list)
+    skipped: list[int] = Field(default_factory=list)
     optimizer: OptimizerSettings | None = None
     device: str | None = None
     torch: str | None = None

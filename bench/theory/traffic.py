@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import bucket_elements
-from bench.results.record import Outline
+from bench.results.metered import Outline
 from bench.theory.zero3 import Call, gathers, padded
 from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic, ZeroSettings, zero_settings
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from enum import Enum
 
-from bench.results.record import Outline
+from bench.results.metered import Outline
 from bench.theory.zero_settings import UnknownTraffic, ZeroSettings
 
 Call = tuple[str, int]

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from bench.results.launch_file import Launch
-from bench.results.record import ARMS, Attribution, Block, Injection, LedgerLine, RankAttribution
+from bench.results.metered import ARMS, Attribution, Block, Injection, LedgerLine, RankAttribution
 from bench.worker.meter.disturb import injected
 from bench.worker.meter.ledger import Ledger
 from bench.worker.meter.line import Line

@@ -10,7 +10,8 @@ import pytest
 
 from bench.analysis.gates import faults
 from bench.plan.cell import Cell
-from bench.results.record import OptimizerSettings, RankAttribution, Record, Witnessed
+from bench.results.metered import RankAttribution
+from bench.results.record import OptimizerSettings, Record, Witnessed
 from tests import synthetic
 
 ADAMW = OptimizerSettings(name="AdamW", learning_rate=3e-4, weight_decay=0.01, betas=[0.9, 0.999], eps=1e-8)

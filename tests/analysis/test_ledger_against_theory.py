@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from bench.analysis.traffic import COLUMNS, disagreement, traffic_table
-from bench.results.record import LedgerLine, Record
+from bench.results.metered import LedgerLine
+from bench.results.record import Record
 from bench.results.store import RECORD_NAME, read_record, write_record
 from tests import synthetic
 from tests.analysis.metered import SIZES, ledgers_of, metered, with_ledgers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.results.record import ModuleOutline, Outline, ParameterOutline, VisitKind
+from bench.results.metered import ModuleOutline, Outline, ParameterOutline, VisitKind
 
 
 def outline_of(sizes: Sequence[int], *, tied: bool = True) -> Outline:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import bucket_elements, resolve_deepspeed_config
-from bench.results.record import ModuleOutline, Outline, ParameterOutline
+from bench.results.metered import ModuleOutline, Outline, ParameterOutline
 from bench.theory.traffic import TrafficLine, factor_of_parameters, ring_volume_bytes, traffic
 from bench.theory.zero_settings import UnknownTraffic
 from tests.theory.outlines import outline_of

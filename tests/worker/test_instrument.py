@@ -16,14 +16,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.analysis.efficiency import arms, useful
+from bench.analysis.arms import arms, useful
 from bench.analysis.timeline import chrome_trace
 from bench.cli import LAUNCHERS
 from bench.launch.machine import detect
 from bench.launch.sweep import Sweep, Task
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
-from bench.results.record import ARMS, Injection, LaunchKind, Record
+from bench.results.metered import ARMS, Injection
+from bench.results.record import LaunchKind, Record
 from tests.command_line import Scalebench
 
 pytestmark = pytest.mark.slow
@@ -86,7 +87,7 @@ def twenty_trials(tmp_path_factory: pytest.TempPathFactory) -> Record:
             seconds=0.05,
             rank=draw.randrange(4),
             where=draw.choice(("forward", "backward", "input")),
-            arms=["local"],
+            arms=("local",),
         )
         for number in range(20)
     )

@@ -15,7 +15,8 @@ import pytest
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.launch.launcher import free_port
 from bench.plan.cell import Cell
-from bench.results.record import LedgerLine, Outline, Record
+from bench.results.metered import LedgerLine, Outline
+from bench.results.record import Record
 from bench.results.store import read_records
 from bench.theory.traffic import traffic
 from tests.command_line import ROOT, Scalebench, command_environment

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from bench.results.record import Injection
+from bench.results.metered import Injection
 from bench.worker.meter.line import Line
 from bench.worker.meter.process_group import Meter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bench.results.record import LedgerLine
+from bench.results.metered import LedgerLine
 
 _Call = tuple[str, int, int]
 

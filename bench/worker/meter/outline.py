@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.results.record import ModuleOutline, Outline, ParameterOutline, VisitKind
+from bench.results.metered import ModuleOutline, Outline, ParameterOutline, VisitKind
 
 
 class OutlineWatch:

@@ -22,11 +22,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bench.results.record import Arm
+from bench.results.metered import Arm
 from bench.worker.meter.ledger import Ledger
 from bench.worker.meter.line import Line
 from bench.worker.meter.operations import OPERATIONS, POINT_TO_POINT, Operation
 from bench.worker.meter.timeline import Timeline
+from bench.worker.meter.work import Done, InPlaceOf
 
 BACKEND = "metered"
 SMALL_BYTES = 64
@@ -43,45 +44,6 @@ _NOT_COMMUNICATION = frozenset(
         "_set_timeout",
     }
 )
-
-
-class _Done(dist.Work):
-    """A collective that is complete already."""
-
-    def __init__(self, outputs: list[Tensor], device: torch.device) -> None:
-        super().__init__()
-        self._outputs = outputs
-        self._devices: list[int | str | torch.device] = [device] if device.type == "cuda" else []
-
-    def wait(self, timeout: datetime.timedelta | None = None) -> bool:
-        return True
-
-    def is_completed(self) -> bool:
-        return True
-
-    def get_future(self) -> torch.futures.Future[Any]:
-        future: torch.futures.Future[Any] = torch.futures.Future(devices=self._devices)
-        future.set_result(self._outputs)
-        return future
-
-
-class _InPlaceOf(dist.Work):
-    """A collective that is complete when the one that runs in its place is; its future carries the original's tensors."""
-
-    def __init__(self, work: dist.Work, outputs: list[Tensor]) -> None:
-        super().__init__()
-        self._work = work
-        self._outputs = outputs
-
-    def wait(self, timeout: datetime.timedelta | None = None) -> bool:
-        return self._work.wait()
-
-    def is_completed(self) -> bool:
-        return self._work.is_completed()
-
-    def get_future(self) -> torch.futures.Future[Any]:
-        outputs = self._outputs
-        return self._work.get_future().then(lambda _: outputs)
 
 
 class Meter:
@@ -154,7 +116,7 @@ class MeteringGroup(dist.ProcessGroup):
         is_left_out, others = meter.left_out(operation)
         if is_left_out:
             if others is None:
-                return _Done(outputs, meter.device)
+                return Done(outputs, meter.device)
             meter.ledger.count(operation.name, others.size(), payload_bytes)
             return others.allreduce(*arguments, **named)
         meter.ledger.count(operation.name, self.size(), payload_bytes)
@@ -171,14 +133,14 @@ class MeteringGroup(dist.ProcessGroup):
             self._coalesced += outputs
             return None
         if meter.arm == "local":
-            return _Done(outputs, meter.device)
+            return Done(outputs, meter.device)
         if method in POINT_TO_POINT:
-            return _InPlaceOf(run([self._one], *arguments[1:], **named), outputs)  # type: ignore[arg-type]
+            return InPlaceOf(run([self._one], *arguments[1:], **named), outputs)  # type: ignore[arg-type]
         return self._meeting(outputs)
 
     def _meeting(self, outputs: list[Tensor]) -> dist.Work:
         """The ranks of the group wait for each other, and exchange one element."""
-        return _InPlaceOf(self.inner.allreduce([self._one], self._largest), outputs)
+        return InPlaceOf(self.inner.allreduce([self._one], self._largest), outputs)
 
     def monitored_barrier(self, *arguments: Any, **named: Any) -> None:
         self.meter.ledger.count("barrier", self.size(), 0)
@@ -196,7 +158,7 @@ class MeteringGroup(dist.ProcessGroup):
         if self.meter.arm == "full":
             return self.inner._end_coalescing(device)
         if self.meter.arm == "local":
-            return _Done(outputs, self.meter.device)
+            return Done(outputs, self.meter.device)
         return self._meeting(outputs)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from bench.results.record import Span, SpanKind
+from bench.results.metered import Span, SpanKind
 
 
 @dataclass

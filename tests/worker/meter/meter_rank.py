@@ -20,7 +20,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.results.record import ARMS
+from bench.results.metered import ARMS
 from bench.worker.meter.line import Line
 from bench.worker.meter.process_group import BACKEND, Meter, MeteringGroup, register
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.launch.launcher import free_port
-from bench.results.record import ARMS
+from bench.results.metered import ARMS
 from tests.command_line import command_environment
 from tests.worker.meter.meter_rank import CASES
 
