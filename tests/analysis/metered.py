@@ -6,7 +6,8 @@ from typing import Any
 
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
-from bench.results.record import LedgerLine, Outline, RankAttribution, Record
+from bench.results.metered import LedgerLine, Outline, RankAttribution
+from bench.results.record import Record
 from bench.theory.traffic import traffic
 from tests import synthetic
 from tests.theory.outlines import outline_of
