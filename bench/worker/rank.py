@@ -61,14 +61,7 @@ class Trainer:
         # After the strategy's imports: DeepSpeed's own 100 MiB are not the model's.
         self.memory = MemoryPeak(device)
         self.model: Any = self.strategy.prepare(cell, device)
-        self.batches = GlobalBatches(
-            vocab_size=self.model.vocab_size,
-            seq_len=cell.seq_len,
-            micro_batch_size=cell.micro_batch_size,
-            grad_accum_steps=cell.grad_accum_steps,
-            world_size=cell.world_size,
-            seed=cell.seed,
-        )
+        self.batches = GlobalBatches.of_cell(cell, self.model.vocab_size)
         self.results: list[StepLoss] = []
         # An attribute, so that a disturbance can be put in its place.
         self.input_pipeline = self._micro_batches

@@ -47,14 +47,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
     awake = {"forward_s": 0.0, "backward_s": 0.0} if cell.paced else {}
     model = build_cells_model(cell.model_copy(update={"model_options": {**cell.model_options, **awake}}), device)
     optimizer = MasterAdamW(cell, list(model.parameters()), device)
-    batches = GlobalBatches(
-        vocab_size=model.vocab_size,
-        seq_len=cell.seq_len,
-        micro_batch_size=cell.micro_batch_size,
-        grad_accum_steps=cell.grad_accum_steps,
-        world_size=cell.world_size,
-        seed=cell.seed,
-    )
+    batches = GlobalBatches.of_cell(cell, model.vocab_size)
     # In half precision each rank's share is summed up as on its rank, where fp16 may overflow, then averaged in float32.
     share = 1 / cell.world_size
     num_parts = cell.grad_accum_steps * (1 if optimizer.masters else cell.world_size)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bench.plan.cell import Cell
+
 # The source steps ahead by one of these offsets, with these probabilities: 1.75 bits a token.
 MARKOV_OFFSETS = (1, 2, 3, 4)
 MARKOV_PROBABILITIES = (0.5, 0.25, 0.125, 0.125)
@@ -40,6 +42,18 @@ class GlobalBatches:
     grad_accum_steps: int
     world_size: int
     seed: int
+
+    @classmethod
+    def of_cell(cls, cell: Cell, vocab_size: int) -> GlobalBatches:
+        """The batches that a cell trains on, whoever trains it."""
+        return cls(
+            vocab_size=vocab_size,
+            seq_len=cell.seq_len,
+            micro_batch_size=cell.micro_batch_size,
+            grad_accum_steps=cell.grad_accum_steps,
+            world_size=cell.world_size,
+            seed=cell.seed,
+        )
 
     def __post_init__(self) -> None:
         if self.vocab_size < len(MARKOV_OFFSETS):
