@@ -1,0 +1,129 @@
+"""scalebench run: launches what is missing of a suite."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, show, terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.launch.sweep import Sweep
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="A shipped suite (quick, v100-8, accumulation) or a YAML file.")],
+    output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/SUITE]")] = None,
+    launcher: LauncherOption = "deepspeed",
+    device: DeviceOption = "auto",
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")
+    ] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and commands, run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
+    reference: Annotated[
+        bool, typer.Option(help="At the end, train the same batches plainly in one process: what losses are held to.")
+    ] = True,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Launch what is missing of a suite. Ctrl-C is safe; the same command goes on from there.
+
+    Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
+    """
+    from bench.launch.hostfile import read_hostfile
+    from bench.launch.interrupt import Interrupted
+    from bench.launch.machine import detect
+    from bench.launch.reference import forget_failed_references, make_references
+    from bench.launch.sweep import Sweep
+    from bench.plan.suite import load_suite
+    from bench.results.store import locked
+
+    started_by = chosen_launcher(launcher, device)
+    chosen = load_suite(suite)
+    hosts = read_hostfile(hostfile) if hostfile is not None else None
+    machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
+    folder = output or Path("results") / chosen.name
+    sweep = Sweep(chosen, machine, started_by, folder, hosts)
+    if dry_run:
+        _print_plan(sweep, as_json, reference)
+        return
+    from bench.progress import SweepProgress
+
+    console = terminal(stderr=as_json)
+    with locked(folder):
+        sweep.prepare_folder()
+        sweep.clear_leftovers()
+        if retry_failed:
+            sweep.forget_failed()
+            forget_failed_references(folder)
+        total, missing = len(sweep.tasks), len(sweep.missing())
+        done = f", {total - missing} done before" if missing < total else ""
+        console.print(
+            f"{chosen.name}: {total} launches{done}, {len(sweep.skipped)} cells skipped; {machine.description}; {folder}",
+            markup=False,
+            highlight=False,
+        )
+        try:
+            with SweepProgress(console) as progress:
+                sweep.run(progress)
+                if reference:
+                    make_references(folder, machine, progress)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            left = len(sweep.missing())
+            print(
+                f"stopped ({stop or 'SIGINT'}): {total - left} of {total} launches are done and kept; to go on: "
+                f"{shlex.join(['scalebench', *sys.argv[1:]])}",
+                file=sys.stderr,
+            )
+            raise typer.Exit(130) from None
+    failed = _finish(folder, sweep, console, report, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
+    from bench.launch.reference import one_of_each, reference_command
+
+    plan: list[dict[str, Any]] = []
+    for task in sweep.tasks:
+        command = shlex.join(sweep.command(task)).replace("--master_port 0", "--master_port FREE_PORT")
+        plan.append({"cell": task.cell.id, "kind": task.kind, "outcome": None, "reason": None, "command": command})
+    for cell, reason in sweep.skipped:
+        plan.append({"cell": cell.id, "kind": None, "outcome": "skipped", "reason": reason, "command": None})
+    if as_json:
+        print(json.dumps(plan, indent=1))
+        return
+    for entry in plan:
+        print(f"{entry['cell']}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
+    if reference and sweep.tasks:
+        number = len(one_of_each([task.cell for task in sweep.tasks]))
+        print(f"plain training of {number} global batches\n    {shlex.join(reference_command(sweep.folder))}")
+    print(
+        f"{len(sweep.tasks)} launches, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; nothing was run"
+    )
+
+
+def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
+    """Say what a sweep that is through came to; whether a launch of it failed or is not valid."""
+    from bench.examine import examine
+
+    findings = examine(folder)
+    wanted = {task.cell.id for task in sweep.tasks} | {cell.id for cell, _ in sweep.skipped}
+    launches = findings.launches[findings.launches["cell_id"].isin(wanted)]
+    failed = launches[~launches["outcome"].isin(["ok", "skipped"])]
+    brief = launches[["cell_id", "launch_id", "outcome", "reason"]].astype(object)
+    show(findings, console, report, as_json, {"launches": brief.where(brief.notna(), None).to_dict("records")})
+    for cell_id, _, outcome, reason in brief.loc[failed.index].itertuples(index=False, name=None):
+        print(f"{outcome}: {cell_id}: {reason}", file=sys.stderr)
+    if not sweep.tasks:
+        print("nothing could be run here: every cell was skipped", file=sys.stderr)
+    return bool(len(failed)) or not sweep.tasks
