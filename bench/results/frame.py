@@ -11,7 +11,7 @@ import pandas as pd
 from bench.results.record import Record, Replicas
 
 FRAME_COLUMNS = [
-    *("suite", "sequence", "launch_id", "kind", "cell_id", "model", "model_options", "strategy", "scaling"),
+    *("suite", "sequence", "launch_id", "kind", "twin", "cell_id", "model", "model_options", "strategy", "scaling"),
     *("world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size", "seq_len", "tokens_per_step"),
     *("precision", "profile", "corpus", "activation_checkpointing", "learning_rate", "weight_decay"),
     *("deepspeed_config", "seed", "steps", "max_warmup_steps", "threads_per_rank", "paced", "oversubscribed"),
@@ -27,7 +27,7 @@ FRAME_COLUMNS = [
 def to_frame(records: list[Record]) -> pd.DataFrame:
     """One row a launch: the cell's fields, the outcome, and the reductions over ranks that every table starts from.
 
-    Columns beside the cell's own: suite, sequence, launch_id, kind, cell_id, global_batch_size, tokens_per_step, paced,
+    Columns beside the cell's own: suite, sequence, launch_id, kind, twin, cell_id, global_batch_size, tokens_per_step, paced,
     outcome, reason, evidence (one string), started_at, wall_s, step_time_s (median over the window's steps of the slowest rank's
     seconds), step_time_min_s, step_time_max_s, num_steps, num_warmup_steps, warmup_settled, num_skipped_steps,
     num_params, flops_per_token, peak_memory_bytes and base_memory_bytes (largest over ranks), replica_distance,
@@ -48,6 +48,7 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
             sequence=record.sequence,
             launch_id=record.launch_id,
             kind=record.kind,
+            twin=record.twin,
             cell_id=cell.id,
             global_batch_size=cell.global_batch_size,
             tokens_per_step=cell.tokens_per_step,

@@ -32,6 +32,7 @@ class Launch(BaseModel):
     cell: Cell
     suite: str | None = None
     sequence: int | None = None
+    twin: bool = False
     started_at: str
     started_monotonic_s: float | None = None
     launcher: str

@@ -110,7 +110,8 @@ class Work(Schema):
 
 
 class Environment(Schema):
-    """Where it was measured. `deepspeed_config` is the file as DeepSpeed got it, with every override applied."""
+    """Where it was measured. `interconnect` is what joins the GPUs of a host; None on CPU, where it is unknown, and in records
+    older than it."""
 
     device_type: Literal["cpu", "cuda"]
     device_names: list[str]
@@ -125,14 +126,17 @@ class Environment(Schema):
     variables: dict[str, str]
     backend: str
     num_nodes: int
+    interconnect: str | None = None
 
 
 class Record(Schema):
     """All that one launch measured, or why it measured nothing.
 
-    `hostname` and `affinity` are the host that started the launch, and the cores that its ranks there may use; `None` by
-    hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in records older
-    than these files.
+    `twin` marks a launch of the suite's A/A pair: one cell is launched as if it were two, and this belongs to the second, which
+    shows how far equal cells differ and serves nothing else. `deepspeed_config` is the file as DeepSpeed got it, with every
+    override applied. `hostname` and `affinity` are the host that started the launch, and the cores that its ranks there may
+    use; `None` by hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in
+    records older than these files.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -140,6 +144,7 @@ class Record(Schema):
     kind: LaunchKind = "timing"
     suite: str | None = None
     sequence: int | None = None
+    twin: bool = False
     cell: Cell
     started_at: str
     launcher: str
