@@ -10,6 +10,7 @@ import pandas as pd
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.gates import faults
+from bench.analysis.measured import Measured, measured
 from bench.analysis.scaling import scaling_table
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.analysis.validity import judge
@@ -23,8 +24,8 @@ from bench.results.store import read_records
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
-    operation), `places` (the environments), the names of the
-    suites, and which launches have a timeline, as (cell id, launch id)."""
+    operation), `places` (the environments), `measured` (what other runs are compared with), the names of the suites, and which
+    launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
     launches: pd.DataFrame
@@ -33,6 +34,7 @@ class Findings:
     ranks: pd.DataFrame
     traffic: pd.DataFrame
     places: pd.DataFrame
+    measured: list[Measured]
     suites: list[str]
     traced: list[tuple[str, str]]
 
@@ -48,14 +50,16 @@ def examine(folder: Path) -> Findings:
     scaling = scaling_table(launches)
     believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
     tree, ranks = efficiency_table(believed, scaling)
+    traffic = traffic_table(records)
     return Findings(
         folder=folder,
         launches=launches,
         scaling=scaling,
         efficiency=tree,
         ranks=ranks,
-        traffic=traffic_table(records),
+        traffic=traffic,
         places=environment(records),
+        measured=measured(records, launches, traffic),
         suites=sorted({record.suite for record in records if record.suite is not None}),
         traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
     )

@@ -23,7 +23,7 @@ def environment(records: list[Record]) -> pd.DataFrame:
     """
     seen: dict[str, Counter[str]] = {}
     for record in records:
-        for name, value in _properties(record):
+        for name, value in properties(record):
             seen.setdefault(name, Counter())[value] += 1
     rows = [
         (name, value, launches, len(values) > 1 and name not in _FOLLOW_THE_CELL)
@@ -33,7 +33,8 @@ def environment(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _properties(record: Record) -> Iterator[tuple[str, str]]:
+def properties(record: Record) -> Iterator[tuple[str, str]]:
+    """Name and value of each property of a launch's place, as text; none of a launch that got no further."""
     place = record.environment
     if place is None:
         return
@@ -45,6 +46,8 @@ def _properties(record: Record) -> Iterator[tuple[str, str]]:
         yield "device memory, bytes", str(place.device_memory_bytes)
     if place.driver is not None:
         yield "driver", place.driver
+    if place.interconnect is not None:
+        yield "interconnect", place.interconnect
     yield "CPU", place.cpu
     yield "cores", str(place.num_cores)
     yield "memory, bytes", str(place.memory_bytes)
