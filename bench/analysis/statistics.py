@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ class Estimate:
         """Lowest and highest plausible value: value x exp(-+ t error_frac), t of Student's distribution."""
         if self.error_frac is None or self.degrees is None:
             return None
-        half = float(stats.t.ppf((1 + confidence) / 2, self.degrees)) * self.error_frac
+        half = _quantile((1 + confidence) / 2, self.degrees) * self.error_frac
         # A spread beyond all measure has no upper end that a float holds.
         return self.value * math.exp(-half), self.value * math.exp(min(half, 700.0))
 
@@ -121,6 +122,18 @@ def around(value: float, values: Sequence[float]) -> Estimate:
     return replace(mean(values), value=value)
 
 
+def interval_of_difference(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Interval of the mean of what may be zero or below, such as the seconds that one arm takes more than another.
+
+    Student's t; `values`: one a launch. None for fewer than two.
+    """
+    if len(values) < 2:
+        return None
+    half = _quantile((1 + confidence) / 2, len(values) - 1.0) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    center = float(np.mean(values))
+    return center - half, center + half
+
+
 def outliers(values: Sequence[float]) -> tuple[int, int]:
     """How many values are mild, and how many severe outliers: beyond 1.5 and beyond 3 interquartile ranges of the quartiles.
 
@@ -151,6 +164,12 @@ def drift(cells: Sequence[str], values: Sequence[float]) -> Estimate | None:
     slope = float((place * level).sum()) / spread
     variance = float(((level - slope * place) ** 2).sum()) / degrees
     return Estimate(math.exp(slope), math.sqrt(variance / spread), degrees)
+
+
+@cache
+def _quantile(probability: float, degrees: float) -> float:
+    """Of Student's t. Kept, because most cells of a suite have the same number of launches."""
+    return float(stats.t.ppf(probability, degrees))
 
 
 def _relative_variance(values: Sequence[float]) -> float:
