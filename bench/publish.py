@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import bench
+from bench.analysis.comparison import aa_spread_frac
 from bench.analysis.phases import phases
 from bench.analysis.timeline import chrome_trace
 from bench.analysis.verdict import not_ok, ranking
@@ -100,7 +101,9 @@ def publish(findings: Findings) -> Path:
     for name, table in written.items():
         _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in drawn(wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds)):
+    spread = aa_spread_frac(findings.measured)
+    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread)
+    for chart, png, svg in drawn(charts):
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
