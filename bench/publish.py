@@ -19,7 +19,7 @@ from bench.errors import RecordError
 from bench.examine import Findings
 from bench.results.launch_file import record_path
 from bench.results.store import read_record, write_atomically
-from reports import losses, page, tables, verdict
+from reports import certainty, losses, page, tables, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,14 +30,16 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
         "speed",
         "Speed",
         "Tokens per second over all ranks, and seconds per optimizer step. Points of one world size stand side by side "
-        "only so that none hides another.",
+        "only so that none hides another. Bars are 95 % intervals over launches, and the band around a line is the spread of "
+        "the A/A pair, where they are known.",
         tables.speed,
     ),
     (
         "scaling",
         "Scaling",
         "Speed-up and efficiency against the same strategy at its smallest world size that ran (the table of speed names "
-        "each baseline); the dashed line is ideal. Weak and strong scaling are apart. Nothing is drawn for a series with "
+        "each baseline); the dashed line is ideal, and the band "
+        "around it the spread of the A/A pair. Weak and strong scaling are apart. Nothing is drawn for a series with "
         "one world size, nor where ranks are oversubscribed.",
         None,
     ),
@@ -58,12 +60,19 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
         None,
     ),
 ]
+_FASTEST = "The fastest measured strategy of each group of comparable cells, and those that can't be told from it. "
+_PAIR = (
+    "Beside each lead stands the spread of the A/A pair, how far one cell is from itself when it is measured as if it were "
+    "two: a lead inside it is no lead."
+)
+_NO_PAIR = "No A/A pair gave a figure, so that no lead could be held to how far a cell is from itself."
+_HOW_SURE = "What the launches say of their own figures; the same as numbers is in tables/certainty.csv."
 _NO_SCALING = "Not known: no strategy has comparable figures at more than one world size."
 _EFFICIENCY = (
     "From attribution launches, which run a cell through a meter. Each factor takes its share of what the factors before it "
     "left, so that together they multiply to the global efficiency; the timing launches measure the same directly, and where "
     "the two disagree the row is not reconciled. The seconds are means of a metered step; the mark is the step time of the "
-    "timing launches, which is a median. Communication efficiency (serialization x transfer) rises when imbalance grows: "
+    "timing launches, a mean of medians. Communication efficiency (serialization x transfer) rises when imbalance grows: "
     "never read it alone. One step of every rank of these launches is in timelines/*.json beside this page, for Perfetto "
     "(ui.perfetto.dev) or chrome://tracing."
 )
@@ -95,6 +104,7 @@ def publish(findings: Findings) -> Path:
         "phases": seconds,
         "traffic": findings.traffic,
         "not_ok": failed,
+        "certainty": findings.certainty,
         "environment": places,
     }
     _clear(report)
@@ -117,9 +127,9 @@ def publish(findings: Findings) -> Path:
     content = page.Report(
         title=f"Scaling of {name}",
         subtitle=f"{len(launches)} launches of {len(scaling)} cells, measured from {started[0]} to {started[-1]}",
-        lead=verdict.lead(scaling),
+        lead=verdict.lead(scaling, spread),
         paragraphs=verdict.paragraphs(scaling, ranked),
-        sections=_sections(findings, ranked, seconds, pictures),
+        sections=_sections(findings, ranked, spread, seconds, pictures),
         incidents=page.incidents(failed),
         environment=tables.environment(places),
         footer=f"scalebench {bench.__version__}. Every figure here is derived from the records in {folder.name}/.",
@@ -135,7 +145,7 @@ def headline(findings: Findings) -> Table:
 
     shown = tables.headline(findings.scaling)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    figures = {"ranks", "accum", "step time", "tokens/s", "efficiency", "peak memory"}
+    figures = {"ranks", "accum", "step time", "95 %", "tokens/s", "efficiency", "peak memory"}
     for title in shown.columns:
         table.add_column(title, justify="right" if title in figures else "left", no_wrap=title in figures)
     for row in shown.itertuples(index=False, name=None):
@@ -145,18 +155,25 @@ def headline(findings: Findings) -> Table:
 
 
 def _sections(
-    findings: Findings, ranked: pd.DataFrame, seconds: pd.DataFrame, pictures: dict[str, list[page.Picture]]
+    findings: Findings,
+    ranked: pd.DataFrame,
+    spread: float | None,
+    seconds: pd.DataFrame,
+    pictures: dict[str, list[page.Picture]],
 ) -> list[page.Section]:
     found = []
     if len(ranked):
-        text = "The fastest measured strategy of each group of comparable cells, and those that can't be told from it."
-        found.append(page.Section("fastest", "Fastest", text, table=tables.fastest(ranked), folded=len(ranked) > 24))
+        text = _FASTEST + (_NO_PAIR if spread is None else _PAIR)
+        shown = tables.fastest(ranked, spread)
+        found.append(page.Section("fastest", "Fastest", text, table=shown, folded=len(ranked) > 24))
+    sure = certainty.sentences(findings.certainty)
+    found.append(page.Section("how-sure", "How sure", _HOW_SURE, sentences=sure))
     for anchor, heading, text, table in _SECTIONS:
         drawn = pictures.get(anchor, [])
         rows = table(findings.scaling) if table is not None else None
         if drawn or anchor == "scaling" or (rows is not None and len(rows)):
-            shown = _NO_SCALING if anchor == "scaling" and not drawn else text
-            found.append(page.Section(anchor, heading, shown, drawn, rows, folded=rows is not None and len(rows) > 24))
+            says = _NO_SCALING if anchor == "scaling" and not drawn else text
+            found.append(page.Section(anchor, heading, says, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _traffic(findings.traffic, pictures)

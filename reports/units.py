@@ -104,16 +104,24 @@ def text(value: Any) -> str:
     return UNKNOWN if is_unknown(value) or value == "" else str(value)
 
 
-def _between(low: Any, high: Any, divisor: float, unit: str) -> str:
+def _between(low: Any, high: Any, divisor: float, unit: str, decimals: int = 0) -> str:
+    """`decimals`: the fewest that both ends get."""
     if is_unknown(low) or is_unknown(high):
         return UNKNOWN
     if low > 0 and high > low * _WIDEST:
         return "over 100x either way"
-    half = (high - low) / 2 / divisor
-    # As many decimals as half its width has one or two digits in: more are noise, fewer make both ends one figure.
-    decimals = min(4, max(0, -math.floor(math.log10(half / 3)))) if half > 0 else 2
-    # + 0.0, because a little below zero would be written "-0.0".
-    ends = [f"{round(float(end) / divisor, decimals) + 0.0:,.{decimals}f}" for end in (low, high)]
+    if low > 0 and high > low * 3:
+        # Ends of unequal size: each has its own decimals.
+        ends = [significant(float(end) / divisor, 2) for end in (low, high)]
+    else:
+        half = (high - low) / 2 / divisor
+        # As many decimals as half its width has one or two digits in: more are noise, fewer make both ends one figure.
+        digits = min(4, -math.floor(math.log10(half / 3))) if half > 0 else 2
+        # + 0.0, because a little below zero would be written "-0.0".
+        ends = [
+            f"{round(float(end) / divisor, max(decimals, digits)) + 0.0:,.{max(decimals, digits)}f}"
+            for end in (low, high)
+        ]
     return f"{ends[0]} to {ends[1]} {unit}".rstrip()
 
 
@@ -133,12 +141,12 @@ def rate_between(low: Any, high: Any) -> str:
 
 def fraction_between(low: Any, high: Any) -> str:
     """An interval of a fraction of one as "78.1 to 82.0 %"."""
-    return _between(low, high, 0.01, "%")
+    return _between(low, high, 0.01, "%", 1)
 
 
 def ratio_between(low: Any, high: Any) -> str:
     """An interval of a ratio as "1.55 to 1.65x"."""
-    return _between(low, high, 1.0, "x").replace(" x", "x")
+    return _between(low, high, 1.0, "x", 2).replace(" x", "x")
 
 
 def either_way(value: Any, low: Any, high: Any) -> str:
