@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import ScalebenchError
+from bench.verbs.compare import compare
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
@@ -26,6 +27,7 @@ app.command(
 )(run)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
+app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
 
 
 def _version(asked: bool) -> None:

@@ -109,8 +109,11 @@ def _slug(*words: str) -> str:
 
 def _draw(chart: Chart) -> tuple[bytes, str] | None:
     figure = chart.draw(*chart.arguments)
-    if figure is None:
-        return None
+    return None if figure is None else saved(figure)
+
+
+def saved(figure: Figure) -> tuple[bytes, str]:
+    """The figure as PNG and as SVG."""
     png, svg = io.BytesIO(), io.StringIO()
     with look():
         figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})

@@ -29,6 +29,10 @@ class RecordError(ScalebenchError):
     """A stored record, or the folder that holds records, cannot be read as one."""
 
 
+class ComparisonError(ScalebenchError):
+    """Two runs cannot be compared, or not as asked."""
+
+
 class LaunchError(ScalebenchError):
     """Nothing can be started here: no such launcher, no such device, a locked folder."""
 

@@ -15,10 +15,11 @@ from bench.analysis.phases import phases
 from bench.analysis.timeline import chrome_trace
 from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
-from bench.errors import RecordError
 from bench.examine import Findings
+from bench.printing import printable
 from bench.results.launch_file import record_path
-from bench.results.store import read_record, write_atomically
+from bench.results.store import read_record
+from bench.writing import write_bytes, write_text
 from reports import certainty, losses, page, tables, verdict
 
 if TYPE_CHECKING:
@@ -109,19 +110,19 @@ def publish(findings: Findings) -> Path:
     }
     _clear(report)
     for name, table in written.items():
-        _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
+        write_text(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
     spread = aa_spread_frac(findings.measured)
     charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread)
     for chart, png, svg in drawn(charts):
-        _write(report / "charts" / f"{chart.name}.svg", svg)
-        _write_bytes(report / "charts" / f"{chart.name}.png", png)
+        write_text(report / "charts" / f"{chart.name}.svg", svg)
+        write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
     # Read again, one at a time: a step of many micro-batches has thousands of spans a rank.
     for cell_id, launch_id in findings.traced:
         trace = chrome_trace(read_record(record_path(folder / cell_id / launch_id)))
         if trace is not None:
-            _write(report / "timelines" / f"{cell_id}_{launch_id}.json", json.dumps(trace, separators=(",", ":")))
+            write_text(report / "timelines" / f"{cell_id}_{launch_id}.json", json.dumps(trace, separators=(",", ":")))
     name = ", ".join(findings.suites) or folder.name
     index = report / "index.html"
     content = page.Report(
@@ -134,24 +135,14 @@ def publish(findings: Findings) -> Path:
         environment=tables.environment(places),
         footer=f"scalebench {bench.__version__}. Every figure here is derived from the records in {folder.name}/.",
     )
-    _write(index, page.render(content))
+    write_text(index, page.render(content))
     return index
 
 
 def headline(findings: Findings) -> Table:
     """The table that `run` and `report` print: a row a cell with its step time, speed, efficiency and outcome."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = tables.headline(findings.scaling)
-    table = Table(box=None, header_style="bold", pad_edge=False)
     figures = {"ranks", "accum", "step time", "95 %", "tokens/s", "efficiency", "peak memory"}
-    for title in shown.columns:
-        table.add_column(title, justify="right" if title in figures else "left", no_wrap=title in figures)
-    for row in shown.itertuples(index=False, name=None):
-        # Text, because a name in square brackets would be read as markup.
-        table.add_row(*(Text(str(value)) for value in row), style="" if row[-1] in ("ok", "paced") else "yellow")
-    return table
+    return printable(tables.headline(findings.scaling), figures, "outcome", {"ok": "", "paced": ""})
 
 
 def _sections(
@@ -219,15 +210,3 @@ def _clear(report: Path) -> None:
     for pattern in ("tables/*.csv", "charts/*.png", "charts/*.svg", "timelines/*.json"):
         for path in report.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    # A log may hold what is no text; it must not keep a report from being written.
-    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}") from error

@@ -28,7 +28,7 @@ def drift(certainty: pd.DataFrame) -> str:
     if found is None:
         single = (most := _row(certainty, "launches_most")) is None or most["value"] == 1
         why = (
-            f"no cell was launched more than once; to know it: {_MORE}"
+            "no cell was launched more than once"
             if single
             else "the records don't say in which order launches ran, or too few cells have several"
         )

@@ -106,7 +106,7 @@ def paragraphs(scaling: pd.DataFrame, ranking: pd.DataFrame) -> list[Paragraph]:
             paragraph.sentences.append(
                 _efficiency(cells[cells["grad_accum_steps"] == accumulation], int(str(accumulation)))
             )
-        paragraph.sentences += [*_accumulation(cells), *_did_not_run(cells)]
+        paragraph.sentences += [*_accumulation(cells, ranked), *_did_not_run(cells)]
         found.append(paragraph)
     return found
 
@@ -169,7 +169,7 @@ def _efficiency(cells: pd.DataFrame, accumulation: int) -> str:
     return f"Efficiency, accumulation {accumulation}: {'; '.join(told)}."
 
 
-def _accumulation(cells: pd.DataFrame) -> list[str]:
+def _accumulation(cells: pd.DataFrame, ranked: pd.DataFrame) -> list[str]:
     known = cells[cells["accumulation_gain"].notna()]
     if known.empty:
         return []
@@ -183,7 +183,9 @@ def _accumulation(cells: pd.DataFrame) -> list[str]:
         f"{_in_brackets(units.ratio_between(row['accumulation_gain_lo'], row['accumulation_gain_hi']))}"
         for row in at.to_dict("records")
     )
-    once = " (a change below 5 % is not resolved from one launch)" if (at["launches"] == 1).any() else ""
+    margin = ranked.loc[ranked["min_launches"] == 1, "resolution_frac"].max()
+    single = bool((at["launches"] == 1).any())
+    once = f" (a change below {units.fraction(margin)} is not resolved from one launch)" if single else ""
     size = units.ranks(at["world_size"].iloc[0])
     return [f"Accumulation {most} in place of {least}, tokens/s at {size}: {each}{once}."]
 

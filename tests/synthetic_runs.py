@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 from bench.results.record import Record
 from tests import synthetic
@@ -55,7 +56,16 @@ def scaled(record: Record, factor: float, sequence: int) -> Record:
     )
 
 
-def quick(launches: int = 3, **changes: float | bool | int) -> list[Record]:
+def quick(launches: int = 3, **changes: Any) -> list[Record]:
     """The suite `quick` with several launches, in which nothing but noise tells launches of one cell apart."""
     alone = synthetic.quick()
-    return run([one for one in alone for _ in range(launches)], **changes)  # type: ignore[arg-type]
+    return run([one for one in alone for _ in range(launches)], **changes)
+
+
+def two_ranks(**changes: Any) -> list[Record]:
+    """Five launches of ddp, zero0 and zero1 on two ranks, and an A/A pair."""
+    cells = [
+        record for record in synthetic.quick() if record.cell.world_size == 2 and record.cell.grad_accum_steps == 1
+    ]
+    kept = [record for record in cells if record.cell.strategy in ("ddp", "zero0", "zero1") and not record.cell.paced]
+    return run([record for record in kept for _ in range(5)], **{"noise_frac": 0.005, **changes})

@@ -65,7 +65,10 @@ def test_torch_stays_with_models_and_the_worker(path: Path) -> None:
     assert not heavy
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "quick", "--dry-run", "--device", "cpu"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["compare", "--help"], ["run", "quick", "--dry-run", "--device", "cpu"]],
+)
 def test_planning_never_imports_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom bench.cli import app\n"

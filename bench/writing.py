@@ -1,0 +1,21 @@
+"""The files of a report or a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.errors import RecordError
+from bench.results.store import write_atomically
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file or none. A log may hold what is no text; it must not keep a report from being written."""
+    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a picture into a folder that is there. Raises RecordError when the disk refuses."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
