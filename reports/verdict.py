@@ -143,7 +143,7 @@ def _ahead(row: dict[Hashable, Any]) -> str:
     """How far the fastest is ahead of the next, where that is sure; empty elsewhere."""
     next_one = row["runner_up"]
     first_slower = row["slower"] == next_one or str(row["slower"]).startswith(f"{next_one}, ")
-    if not first_slower or units.is_unknown(row["lead_lo"]) or not row["lead_lo"] > 1:
+    if not first_slower or units.is_unknown(row["lead_lo"]):
         return ""
     sure = units.fraction_between(row["lead_lo"] - 1, row["lead_hi"] - 1)
     return f", {units.fraction(row['lead'] - 1)} faster than {next_one} ({sure})"
