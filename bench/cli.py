@@ -11,6 +11,7 @@ from bench.errors import ScalebenchError
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
+from bench.verbs.track import track
 
 app = typer.Typer(
     name="scalebench",
@@ -26,6 +27,7 @@ app.command(
 )(run)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
+app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)
 
 
 def _version(asked: bool) -> None:

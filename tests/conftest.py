@@ -12,6 +12,8 @@ from bench.results.record import Record
 from bench.results.store import read_records
 from tests.command_line import ROOT, Scalebench, command, command_environment
 
+pytest_plugins = ["bench.track.plugin"]
+
 
 @pytest.fixture(scope="session")
 def scalebench() -> Scalebench:
