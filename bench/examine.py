@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.analysis.certainty import certainty, with_outliers
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.gates import faults
@@ -24,7 +25,8 @@ from bench.results.store import read_records
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
-    operation), `places` (the environments), `measured` (what other runs are compared with), the names of the suites, and which
+    operation), `places` (the environments), `measured` (what other runs are compared with), `certainty` (a row a
+    quantity that says how sure the run is), the names of the suites, and which
     launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
@@ -35,6 +37,7 @@ class Findings:
     traffic: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
+    certainty: pd.DataFrame
     suites: list[str]
     traced: list[tuple[str, str]]
 
@@ -46,11 +49,12 @@ def examine(folder: Path) -> Findings:
     """
     records = read_records(folder)
     reasons = {record.launch_id: _reasons(record) for record in records if record.outcome == "ok"}
-    launches = judge(to_frame(records), reasons, read_references(folder))
+    launches = with_outliers(judge(to_frame(records), reasons, read_references(folder)), records)
     scaling = scaling_table(launches)
     believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
     tree, ranks = efficiency_table(believed, scaling)
     traffic = traffic_table(records)
+    compared = measured(records, launches, traffic)
     return Findings(
         folder=folder,
         launches=launches,
@@ -59,7 +63,8 @@ def examine(folder: Path) -> Findings:
         ranks=ranks,
         traffic=traffic,
         places=environment(records),
-        measured=measured(records, launches, traffic),
+        measured=compared,
+        certainty=certainty(launches, scaling, compared),
         suites=sorted({record.suite for record in records if record.suite is not None}),
         traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
     )

@@ -83,7 +83,7 @@ def publish(findings: Findings) -> Path:
     folder, launches, scaling, places = findings.folder, findings.launches, findings.scaling, findings.places
     started = sorted(launches["started_at"])
     timing = launches[launches["kind"] == "timing"]
-    ranked, failed, seconds = ranking(scaling), not_ok(launches), phases(timing)
+    ranked, failed, seconds = ranking(scaling, findings.measured), not_ok(launches), phases(timing)
     report = folder / "report"
     written = {
         "scaling": scaling,

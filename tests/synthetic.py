@@ -6,8 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from bench.analysis.measured import Measured, measured
+from bench.analysis.traffic import traffic_table
+from bench.analysis.validity import judge
 from bench.plan.cell import Cell
 from bench.plan.suite import load_suite
+from bench.results.frame import to_frame
 from bench.results.record import Environment, Outcome, Phases, RankRecord, Record, Replicas, Work
 from bench.results.store import RECORD_NAME, rank_path, record_text, sealed_text, write_record
 
@@ -196,6 +200,11 @@ def reference(launches: int = 1, steps: int | None = None) -> list[Record]:
                     )
                 )
     return records
+
+
+def measured_of(records: list[Record]) -> list[Measured]:
+    """What other runs are compared with, of these launches."""
+    return measured(records, judge(to_frame(records)), traffic_table(records))
 
 
 def write(folder: Path, records: list[Record]) -> Path:

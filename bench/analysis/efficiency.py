@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.analysis.arms import Arms, arms
+from bench.analysis.statistics import Estimate, around, interval_of_difference, mean
 from bench.results.record import Record
 
 _CELL = [
@@ -18,10 +20,13 @@ FACTORS = [
     *("load_balance", "serialization", "transfer", "communication_efficiency", "parallel_efficiency"),
     *("compute_scaling", "global_efficiency", "measured_efficiency", "efficiency"),
 ]
+# Seconds of one arm less those of another: may be below zero.
+_DIFFERENCES = ["imbalance_s", "wait_s", "transfer_s", "exposed_comm_s"]
 COLUMNS = [
     *(*_CELL, "launches", *FACTORS, "reconciliation_error", "reconciliation_tolerance", "reconciled"),
     *("baseline_world_size", "useful_s", "slowest_useful_s", "sync_s", "full_s", "imbalance_s", "wait_s", "transfer_s"),
     *("exposed_comm_s", "step_time_s", "meter_overhead_frac", "straggler", "oversubscribed", "paced", "cell_id"),
+    *(f"{name}_{end}" for name in (*FACTORS, *_DIFFERENCES) if name != "measured_efficiency" for end in ("lo", "hi")),
 ]
 RANK_COLUMNS = [
     *(*_CELL, "launches", "oversubscribed", "paced", "cell_id", "rank", "hostname", "useful_s", "wait_s", "straggler"),
@@ -48,7 +53,8 @@ def efficiency_table(records: list[Record], scaling: pd.DataFrame) -> tuple[pd.D
     baseline has several ranks, whose own losses are not in it, that times the baseline's parallel_efficiency.
     reconciliation_error = |global_efficiency / measured_efficiency - 1|; `reconciled` compares it with the tolerance: two
     joint standard errors, at least LEAST_TOLERANCE. meter_overhead_frac = median step of the metered arm `full` /
-    step_time_s - 1. What is unknown is missing.
+    step_time_s - 1. NAME_lo and NAME_hi are 95 % intervals over attribution launches (over timing launches for `efficiency`);
+    one launch has none. What is unknown is missing.
 
     Source: the multiplicative model of POP (Performance Optimisation and Productivity), measured here by ablation.
     """
@@ -87,9 +93,34 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
         "cell_id": cell.id,
         **{
             name: (known or {}).get(name)
-            for name in ("oversubscribed", "step_time_s", "efficiency", "baseline_cell_id")
+            for name in (
+                *("oversubscribed", "step_time_s", "efficiency", "efficiency_lo", "efficiency_hi", "baseline_cell_id"),
+            )
         },
         "launches": len(launches),
+        **_parts(useful_s, slowest_s, sync_s, full_s),
+        # A rank that only one of several launches names is not named.
+        "straggler": stragglers.pop() if len(stragglers) == 1 else None,
+        "error_frac": _joint([found.error_frac for _, found in launches]) / len(launches),
+        "useful_error_frac": _joint([found.useful.error_frac for _, found in launches]) / len(launches),
+        "tokens_per_rank": cell.tokens_per_step / cell.world_size,
+    }
+    each = [_parts(a.useful.mean_s, a.useful.slowest_s, a.sync_s, a.full_s) for _, a in launches]
+    for name in FACTORS[:5]:
+        _set_interval(row, name, around(row[name], [one[name] for one in each]).interval())
+    for name in _DIFFERENCES:
+        _set_interval(row, name, interval_of_difference([one[name] for one in each]))
+    row["parallel_efficiencies"] = [one["parallel_efficiency"] for one in each]
+    row["useful"], row["full"] = (mean([one[name] for one in each]) for name in ("useful_s", "full_s"))
+    if known is not None:
+        row.update({name: known[name] for name in ("contender", "setting", "keeps", "baseline_world_size")})
+        row["meter_overhead_frac"] = full_median_s / row["step_time_s"] - 1
+    return row
+
+
+def _parts(useful_s: float, slowest_s: float, sync_s: float, full_s: float) -> dict[str, float]:
+    """The seconds of a step, and the factors that need no baseline."""
+    return {
         "useful_s": useful_s,
         "slowest_useful_s": slowest_s,
         "sync_s": sync_s,
@@ -103,16 +134,11 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
         "transfer": sync_s / full_s,
         "communication_efficiency": slowest_s / full_s,
         "parallel_efficiency": useful_s / full_s,
-        # A rank that only one of several launches names is not named.
-        "straggler": stragglers.pop() if len(stragglers) == 1 else None,
-        "error_frac": _joint([found.error_frac for _, found in launches]) / len(launches),
-        "useful_error_frac": _joint([found.useful.error_frac for _, found in launches]) / len(launches),
-        "tokens_per_rank": cell.tokens_per_step / cell.world_size,
     }
-    if known is not None:
-        row.update({name: known[name] for name in ("contender", "setting", "keeps", "baseline_world_size")})
-        row["meter_overhead_frac"] = full_median_s / row["step_time_s"] - 1
-    return row
+
+
+def _set_interval(row: dict[str, Any], name: str, interval: tuple[float, float] | None) -> None:
+    row[f"{name}_lo"], row[f"{name}_hi"] = interval or (None, None)
 
 
 def _joint(errors: list[float]) -> float:
@@ -127,6 +153,14 @@ def _against_baseline(row: dict[str, Any], base: dict[str, Any] | None) -> None:
     per_token_s, base_per_token_s = (which["useful_s"] / which["tokens_per_rank"] for which in (row, base))
     row["compute_scaling"] = base_per_token_s / per_token_s
     row["global_efficiency"] = row["parallel_efficiency"] * row["compute_scaling"]
+    # The seconds of both cells decide these two; of what is multiplied, the useful seconds here cancel.
+    for name, seconds in (("compute_scaling", "useful"), ("global_efficiency", "full")):
+        if row is base:
+            exact = name == "compute_scaling"
+            found = Estimate(1.0, 0.0, 1.0) if exact else around(row[name], row["parallel_efficiencies"])
+        else:
+            found = base["useful"] / row[seconds]
+        _set_interval(row, name, replace(found, value=row[name]).interval())
     if pd.isna(row["efficiency"]):
         return
     own_losses = base["parallel_efficiency"] if row["baseline_world_size"] > 1 else 1.0

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from bench.analysis.statistics import Estimate, mean
 from bench.theory.flops import mfu, peak_flops_per_s
+
+SURE = [
+    *("step_time_s", "tokens_per_s", "tokens_per_s_per_rank", "speedup", "efficiency", "accumulation_gain", "mfu"),
+]
+"""Figures with a 95 % interval beside them, in the columns NAME_lo and NAME_hi."""
 
 COLUMNS = [
     *("model", "strategy", "scaling", "world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size"),
@@ -20,6 +27,7 @@ COLUMNS = [
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
     *("baseline_world_size", "baseline_cell_id"),
+    *(f"{name}_{end}" for name in SURE for end in ("lo", "hi")),
 ]
 
 _TEXT = [
@@ -39,6 +47,7 @@ _FLOATS = [
     *("step_time_s", "tokens_per_s", "speedup", "efficiency", "peak_memory_bytes", "launch_spread_frac", "num_params"),
     *("tokens_per_s_per_rank", "mfu", "accumulation_gain", "flops_per_token", "base_memory_bytes", "replica_distance"),
     *("first_loss", "final_loss", "wall_s", "window_s", "outside_s", "baseline_world_size", "threads_per_rank"),
+    *(f"{name}_{end}" for name in SURE for end in ("lo", "hi")),
 ]
 
 # Worst first: what a cell without any ok launch is said to have come to.
@@ -65,9 +74,12 @@ _WORST = ["peak_memory_bytes", "base_memory_bytes", "replica_distance"]
 def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     """Speed, speed-up, efficiency and memory of each cell: one row a cell, columns COLUMNS, timing launches only.
 
-    `launches`: rows of `to_frame`, judged. step_time_s is the median over the cell's ok launches of each launch's median
-    step; tokens_per_s = tokens_per_step / step_time_s; launch_spread_frac = slowest / fastest launch - 1, unknown for one
-    launch. speedup = tokens_per_s / the baseline's; efficiency = speedup / (world_size / the baseline's world_size).
+    `launches`: rows of `to_frame`, judged; those of an A/A twin are left out. step_time_s is the mean over the cell's ok
+    launches of each launch's median step; tokens_per_s = tokens_per_step / step_time_s; launch_spread_frac = slowest / fastest
+    launch - 1, unknown for one launch. The figures named in SURE have 95 % intervals over launches; one launch has none, and
+    a ratio has none unless both sides have.
+
+    speedup = tokens_per_s / the baseline's; efficiency = speedup / (world_size / the baseline's world_size).
 
     A series is all cells that differ in nothing but world size (and in what follows from it, and in how many steps were
     measured, which is no other work); its baseline is its smallest ok world size, and a series with one ok world size has
@@ -81,9 +93,9 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     and for paced models, which do not compute. What is unknown is missing.
     """
     cells: dict[str, list[dict[str, Any]]] = {}
-    for launch in launches[launches["kind"] == "timing"].to_dict("records"):
+    for launch in launches[(launches["kind"] == "timing") & ~launches["twin"].astype(bool)].to_dict("records"):
         cells.setdefault(launch["cell_id"], []).append({str(name): value for name, value in launch.items()})
-    table = pd.DataFrame([_cell(tried) for tried in cells.values()], columns=[*COLUMNS, "threads"])
+    table = pd.DataFrame([_cell(tried) for tried in cells.values()], columns=[*COLUMNS, "threads", "estimate"])
     table = table.astype({**dict.fromkeys(_TEXT, object), **dict.fromkeys(_FLOATS, float)})
     if table.empty:
         return table[COLUMNS]
@@ -95,6 +107,7 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
         table["scaling"] == "strong", _keys(table, [*_SERIES, "world_size", "micro_batch_size"])
     )
     _against_least_accumulation(table)
+    _own_intervals(table)
     return table[COLUMNS]
 
 
@@ -114,13 +127,15 @@ def _cell(tried: list[dict[str, Any]]) -> dict[str, Any]:
         **{name: _known(shown, name, statistics.fmean) for name in _MEANS},
     )
     if not ok:
-        row.update(dict.fromkeys((*_WORST, "step_time_s", "oversubscribed", "first_loss", "final_loss")))
+        row.update(dict.fromkeys((*_WORST, "estimate", "step_time_s", "oversubscribed", "first_loss", "final_loss")))
         return row
     times = [launch["step_time_s"] for launch in ok]
+    step_time = mean(times)
     row.update(
         reason=None,
-        step_time_s=statistics.median(times),
-        tokens_per_s=row["tokens_per_step"] / statistics.median(times),
+        estimate=step_time,
+        step_time_s=step_time.value,
+        tokens_per_s=row["tokens_per_step"] / step_time.value,
         launch_spread_frac=max(times) / min(times) - 1 if len(times) > 1 else None,
         oversubscribed=any(launch["oversubscribed"] for launch in ok),
         final_loss=statistics.median(launch["final_loss"] for launch in ok),
@@ -198,7 +213,16 @@ def _base(table: pd.DataFrame, by: str, axis: str) -> pd.DataFrame:
     """
     ok = table[table["outcome"] == "ok"].sort_values([axis, "tokens_per_s"], ascending=[True, False], kind="stable")
     groups = ok.groupby(by, sort=False)
-    names = ["contender", "scaling", "world_size", "grad_accum_steps", "tokens_per_s", "oversubscribed", "cell_id"]
+    names = [
+        "contender",
+        "scaling",
+        "world_size",
+        "grad_accum_steps",
+        "tokens_per_s",
+        "oversubscribed",
+        "cell_id",
+        "estimate",
+    ]
     return groups[names].transform("first")[groups[axis].transform("nunique") > 1]
 
 
@@ -213,12 +237,43 @@ def _against_baseline(table: pd.DataFrame) -> None:
     table.loc[base.index, "baseline_world_size"] = base["world_size"].astype(float)
     table.loc[base.index, "baseline_cell_id"] = base["cell_id"]
     fair = ~(rows["oversubscribed"].astype(bool) | base["oversubscribed"].astype(bool))
-    speedup = (rows["tokens_per_s"] / base["tokens_per_s"])[fair]
-    table.loc[speedup.index, "speedup"] = speedup
-    table.loc[speedup.index, "efficiency"] = speedup / (rows["world_size"] / base["world_size"])[fair]
+    _ratios(table, "speedup", rows[fair], base[fair], 1.0)
+    _ratios(table, "efficiency", rows[fair], base[fair], (rows["world_size"] / base["world_size"])[fair])
 
 
 def _against_least_accumulation(table: pd.DataFrame) -> None:
     """accumulation_gain: tokens_per_s over that of the same cell at the least accumulation measured."""
     base = _base(table, "kin", "grad_accum_steps")
-    table.loc[base.index, "accumulation_gain"] = table.loc[base.index, "tokens_per_s"] / base["tokens_per_s"]
+    _ratios(table, "accumulation_gain", table.loc[base.index], base, 1.0)
+
+
+def _ratios(
+    table: pd.DataFrame, name: str, rows: pd.DataFrame, base: pd.DataFrame, over: pd.Series[float] | float
+) -> None:
+    """Set a column to tokens_per_s of the rows over the base's, divided by `over`, and its interval.
+
+    A cell against itself is 1 by definition, however noisy.
+    """
+    ratios = rows["tokens_per_s"] / base["tokens_per_s"] / over
+    table.loc[ratios.index, name] = ratios
+    itself = rows["cell_id"] == base["cell_id"]
+    # Seconds, so that the base's stand above.
+    sure = [
+        replace(Estimate(ratio, 0.0, 1.0) if same else before / mine, value=ratio)
+        for ratio, same, mine, before in zip(ratios, itself, rows["estimate"], base["estimate"], strict=True)
+    ]
+    _set_intervals(table, name, ratios.index, sure)
+
+
+def _own_intervals(table: pd.DataFrame) -> None:
+    """The intervals of a cell's own figures: of its step time, and of what is exactly proportional to one over it."""
+    for name in ("step_time_s", "tokens_per_s", "tokens_per_s_per_rank", "mfu"):
+        known = table[table[name].notna()]
+        sure = [replace(found, value=value) for found, value in zip(known["estimate"], known[name], strict=True)]
+        _set_intervals(table, name, known.index, sure)
+
+
+def _set_intervals(table: pd.DataFrame, name: str, index: pd.Index[Any], sure: list[Estimate]) -> None:
+    bounds = [found.interval() or (None, None) for found in sure]
+    for place, end in enumerate(("lo", "hi")):
+        table.loc[index, f"{name}_{end}"] = pd.Series([bound[place] for bound in bounds], index=index, dtype=float)

@@ -27,6 +27,11 @@ def table_of(*records: Record) -> pd.DataFrame:
     return scaling_table(judge(to_frame(list(records)))).set_index("world_size", drop=False).rename_axis(None)
 
 
+def first_of(*records: Record) -> pd.Series[Any]:
+    """The first row of the ranking."""
+    return ranking(table_of(*records), synthetic.measured_of(list(records))).iloc[0]
+
+
 def test_weak_scaling_by_hand() -> None:
     # 4 x 100 tokens in 0.1 s = 4,000 tokens/s; on two ranks 800 in 0.125 s = 6,400: 1.6 times as many, 80 % of ideal.
     table = table_of(
@@ -130,8 +135,9 @@ def test_paced_ranks_are_marked_and_not_oversubscribed() -> None:
     assert table["mfu"].isna().all()
 
 
-def test_several_launches_give_their_median() -> None:
-    times = [0.1, 0.4, 0.2]
+def test_several_launches_give_their_mean() -> None:
+    # Standard deviation 0.01, of the mean 0.01 / sqrt(3) = 2.887 % of it; t of 2 degrees at 97.5 % is 4.3027 (Fisher's table).
+    times = [0.19, 0.21, 0.20]
     table = table_of(
         *(synthetic.launch(cell(), step_time_s=t) for t in times), synthetic.failure(cell(), "crashed", "x")
     )
@@ -139,8 +145,31 @@ def test_several_launches_give_their_median() -> None:
     assert (row["outcome"], row["launches"], row["launches_tried"]) == ("ok", 3, 4)
     assert row["step_time_s"] == pytest.approx(0.2)
     assert row["tokens_per_s"] == pytest.approx(500)
-    assert row["launch_spread_frac"] == pytest.approx(3.0)
+    assert row["launch_spread_frac"] == pytest.approx(0.21 / 0.19 - 1)
     assert pd.isna(row["reason"])
+    assert [row["step_time_s_lo"], row["step_time_s_hi"]] == pytest.approx([0.17664, 0.22645], abs=1e-5)
+    assert [row["tokens_per_s_lo"], row["tokens_per_s_hi"]] == pytest.approx([100 / 0.22645, 100 / 0.17664], rel=1e-4)
+
+
+def test_an_efficiency_is_as_sure_as_both_its_sides() -> None:
+    # Both sides 2.887 %: together 4.082 %, with 4 degrees of freedom (Welch, equal variances), whose t is 2.7764.
+    table = table_of(*(synthetic.launch(cell(n), step_time_s=t) for n in (1, 2) for t in (0.19, 0.21, 0.20)))
+    assert table.loc[2, ["efficiency_lo", "efficiency_hi"]].tolist() == pytest.approx([0.89285, 1.12000], abs=1e-4)
+    assert table.loc[2, ["speedup_lo", "speedup_hi"]].tolist() == pytest.approx([1.7857, 2.2400], abs=1e-3)
+    assert table.loc[1, ["efficiency_lo", "efficiency_hi"]].tolist() == [1.0, 1.0]
+
+
+def test_one_launch_has_no_interval_and_gives_none() -> None:
+    several = [synthetic.launch(cell(2), step_time_s=t) for t in (0.19, 0.21)]
+    table = table_of(synthetic.launch(cell(1)), *several)
+    assert table.loc[2, ["step_time_s_lo", "step_time_s_hi"]].notna().all()
+    assert table.loc[1, ["step_time_s_lo", "tokens_per_s_lo"]].isna().all()
+    assert pd.isna(table.loc[2, "efficiency_lo"]) and pd.notna(table.loc[2, "efficiency"])
+
+
+def test_a_twin_is_not_in_the_figures_of_its_cell() -> None:
+    table = table_of(synthetic.launch(cell(), step_time_s=0.1), synthetic.launch(cell(), step_time_s=0.3, twin=True))
+    assert (table.loc[1, "step_time_s"], table.loc[1, "launches"]) == (0.1, 1)
 
 
 def test_a_cell_without_ok_launch_has_its_worst_outcome() -> None:
@@ -182,8 +211,7 @@ def test_the_required_columns_come_first() -> None:
 
 def test_ranking_calls_what_is_within_five_percent_not_resolved() -> None:
     times = {"ddp": 0.100, "zero0": 0.104, "zero1": 0.106, "zero2": 0.2}
-    ranked = ranking(table_of(*(synthetic.launch(cell(2, s), step_time_s=t) for s, t in times.items())))
-    row = ranked.iloc[0]
+    row = first_of(*(synthetic.launch(cell(2, s), step_time_s=t) for s, t in times.items()))
     assert (row["fastest"], row["unresolved"], row["slower"]) == ("ddp", "zero0", "zero1, zero2")
     assert row["slowest_ratio"] == pytest.approx(2.0)
 
@@ -191,9 +219,36 @@ def test_ranking_calls_what_is_within_five_percent_not_resolved() -> None:
 def test_ranking_widens_to_the_spread_of_launches() -> None:
     records = [synthetic.launch(cell(2), step_time_s=t) for t in (0.10, 0.12)]
     records.append(synthetic.launch(cell(2, "zero1"), step_time_s=0.125))
-    row = ranking(table_of(*records)).iloc[0]
+    row = first_of(*records)
     assert row["resolution_frac"] == pytest.approx(0.2)
     assert row["unresolved"] == "zero1"
+
+
+def test_ranking_of_one_launch_each_widens_to_the_spread_of_the_pair() -> None:
+    records = [synthetic.launch(cell(2), step_time_s=0.10), synthetic.launch(cell(2), step_time_s=0.112, twin=True)]
+    records.append(synthetic.launch(cell(2, "zero1"), step_time_s=0.111))
+    row = first_of(*records)
+    assert row["resolution_frac"] == pytest.approx(0.12)
+    assert (row["unresolved"], row["slower"]) == ("zero1", "")
+
+
+def test_ranking_resolves_what_the_interval_of_several_launches_does() -> None:
+    # Noise of 1 %: of a ratio of means of three 0.8165 %; t of 4 degrees at 99.4 % is 4.3666, at 99.75 % 5.5976.
+    def three(strategy: str, center: float) -> list[Record]:
+        return [synthetic.launch(cell(2, strategy), step_time_s=center * f) for f in (0.99, 1.0, 1.01)]
+
+    row = first_of(*three("ddp", 0.1), *three("zero1", 0.103), *three("zero2", 0.105))
+    assert (row["fastest"], row["unresolved"], row["slower"]) == ("ddp", "zero1", "zero2")
+    assert row["lead"] == pytest.approx(1.03)
+    assert [row["slowest_ratio_lo"], row["slowest_ratio_hi"]] == pytest.approx([1.05 / 1.0363, 1.05 * 1.0468], rel=1e-3)
+
+
+def test_ranking_resolves_nothing_inside_the_spread_of_the_pair() -> None:
+    def three(strategy: str, center: float, **changes: Any) -> list[Record]:
+        return [synthetic.launch(cell(2, strategy), step_time_s=center * f, **changes) for f in (0.999, 1.0, 1.001)]
+
+    row = first_of(*three("ddp", 0.1), *three("zero1", 0.105), *three("ddp", 0.106, twin=True))
+    assert (row["unresolved"], row["slower"]) == ("zero1", "")
 
 
 def test_attribution_launches_are_not_in_the_table() -> None:
@@ -226,17 +281,18 @@ def test_environment_tells_one_place_from_several() -> None:
 def test_nothing_gives_empty_tables() -> None:
     nothing = judge(to_frame([]))
     assert scaling_table(nothing).columns.tolist() == COLUMNS
-    assert ranking(scaling_table(nothing)).columns.tolist() == RANKING_COLUMNS
+    assert ranking(scaling_table(nothing), []).columns.tolist() == RANKING_COLUMNS
     assert not_ok(nothing).columns.tolist() == NOT_OK_COLUMNS
     assert len(phases(nothing)) == 0
     assert len(environment([])) == 0
 
 
 def test_the_input_is_left_alone() -> None:
-    frame = judge(to_frame(synthetic.quick()))
+    records = synthetic.quick()
+    frame = judge(to_frame(records))
     before = frame.copy(deep=True)
     table = scaling_table(frame)
     pd.testing.assert_frame_equal(frame, before)
     copy = table.copy(deep=True)
-    ranking(table)
+    ranking(table, synthetic.measured_of(records))
     pd.testing.assert_frame_equal(table, copy)

@@ -234,11 +234,12 @@ def test_a_launch_may_fail_several_gates() -> None:
 
 def test_invalid_launches_are_in_no_ranking_and_are_listed() -> None:
     fast = synthetic.launch(cell("zero1"), step_time_s=0.01, num_skipped_steps=5)
-    frame = judged(fast, synthetic.launch(cell("ddp"), step_time_s=0.1))
+    records = [fast, synthetic.launch(cell("ddp"), step_time_s=0.1)]
+    frame = judged(*records)
     table = scaling_table(frame)
     invalid = table[table["strategy"] == "zero1"].iloc[0]
     assert invalid["outcome"] == "invalid" and pd.isna(invalid["tokens_per_s"])
-    assert ranking(table)["fastest"].tolist() == ["ddp"]
+    assert ranking(table, synthetic.measured_of(records))["fastest"].tolist() == ["ddp"]
     listed = not_ok(frame)
     assert listed["launch_id"].tolist() == [fast.launch_id]
     assert "skipped" in listed["reason"].iloc[0]

@@ -20,7 +20,7 @@ def cell(world_size: int = 1, strategy: str = "ddp", **changes: Any) -> Cell:
 
 def told(*records: Record) -> str:
     table = scaling_table(judge(to_frame(list(records))))
-    paragraphs = verdict.paragraphs(table, ranking(table))
+    paragraphs = verdict.paragraphs(table, ranking(table, synthetic.measured_of(list(records))))
     return " ".join([*verdict.lead(table), *(line for one in paragraphs for line in [one.summary, *one.sentences])])
 
 
