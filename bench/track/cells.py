@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.measured import Measured
-from bench.analysis.statistics import around
 from bench.errors import TrackError
 from bench.examine import Findings
 from bench.results.launch_file import record_path
@@ -19,20 +18,19 @@ MEASURED = "measured"
 """Under this name of a benchmark's extra_info is all that the next run is compared with."""
 
 
+FIGURES = ("step_time_s", "tokens_per_s", "efficiency", "exposed_comm_s")
+"""What a benchmark's extra_info says of its cell, each with the ends of its 95 % interval as NAME_lo and NAME_hi."""
+
+
 @dataclass(frozen=True)
 class TrackedCell:
     """A cell with an ok timing launch. `steps_s`: seconds of every step of the window, the slowest rank's, of all such launches
-    in the order in which they ran. The other figures are the report's; the interval of 95 % is None for one launch, and what
-    is unknown is None."""
+    in the order in which they ran. `figures`: the report's, by the names of FIGURES; what is unknown is None, and so is the
+    interval of one launch."""
 
     measured: Measured
     steps_s: list[float]
-    step_time_s: float
-    step_time_s_lo: float | None
-    step_time_s_hi: float | None
-    tokens_per_s: float
-    efficiency: float | None
-    exposed_comm_s: float | None
+    figures: dict[str, float | None]
 
     @property
     def launches(self) -> int:
@@ -40,9 +38,7 @@ class TrackedCell:
 
     def extra_info(self) -> dict[str, Any]:
         """The figures and the whole `Measured` as JSON: a baseline after the results folder is gone."""
-        names = ("step_time_s", "step_time_s_lo", "step_time_s_hi", "tokens_per_s", "efficiency", "exposed_comm_s")
-        figures = {name: getattr(self, name) for name in (*names, "launches")}
-        return {**figures, MEASURED: self.measured.model_dump(mode="json")}
+        return {**self.figures, "launches": self.launches, MEASURED: self.measured.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -73,27 +69,21 @@ class Run:
 
 def tracked(findings: Findings) -> Run:
     """The run that a results folder holds. Raises TrackError where no cell of it has a figure."""
-    figures: dict[str, dict[str, Any]] = {
-        row["cell_id"]: {str(name): value for name, value in row.items()} for row in findings.scaling.to_dict("records")
-    }
-    exposed_s = dict(findings.efficiency[["cell_id", "exposed_comm_s"]].itertuples(index=False, name=None))
+    known: dict[str, dict[str, Any]] = {}
+    for table in (findings.efficiency, findings.scaling):
+        for row in table.to_dict("records"):
+            known.setdefault(row["cell_id"], {}).update({str(name): value for name, value in row.items()})
     steps_s = _steps_s(findings.folder, findings.launches)
-    cells = {}
-    for one in findings.measured:
-        if one.launch_step_times_s:
-            row = figures[one.cell.id]
-            step_time_s = row["step_time_s"]
-            low, high = around(step_time_s, one.launch_step_times_s).interval() or (None, None)
-            cells[one.cell.id] = TrackedCell(
-                measured=one,
-                steps_s=steps_s[one.cell.id],
-                step_time_s=step_time_s,
-                step_time_s_lo=low,
-                step_time_s_hi=high,
-                tokens_per_s=row["tokens_per_s"],
-                efficiency=_known(row["efficiency"]),
-                exposed_comm_s=_known(exposed_s.get(one.cell.id)),
-            )
+    names = [f"{figure}{end}" for figure in FIGURES for end in ("", "_lo", "_hi")]
+    cells = {
+        one.cell.id: TrackedCell(
+            measured=one,
+            steps_s=steps_s[one.cell.id],
+            figures={name: _known(known[one.cell.id].get(name)) for name in names},
+        )
+        for one in findings.measured
+        if one.launch_step_times_s
+    }
     if not cells:
         raise TrackError(
             f"{findings.folder} has no cell with an ok timing launch, so there is nothing to track",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from bench.cli import main
@@ -84,3 +86,20 @@ def typed(*arguments: str | Path) -> Typed:
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return Typed(code, stdout.getvalue(), stderr.getvalue())
+
+
+@dataclass(frozen=True)
+class Story:
+    """The history of one suite: first, unchanged, one cell slower, and the slow one accepted."""
+
+    folders: dict[str, Path]
+    storage: Path
+    done: dict[str, Typed]
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.storage.rglob("*.json"))
+
+    def stored(self, number: int) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.files[number].read_text())
+        return content
