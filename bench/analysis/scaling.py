@@ -81,7 +81,7 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     and for paced models, which do not compute. What is unknown is missing.
     """
     cells: dict[str, list[dict[str, Any]]] = {}
-    for launch in launches[launches["kind"] == "timing"].to_dict("records"):
+    for launch in launches[(launches["kind"] == "timing") & ~launches["twin"].astype(bool)].to_dict("records"):
         cells.setdefault(launch["cell_id"], []).append({str(name): value for name, value in launch.items()})
     table = pd.DataFrame([_cell(tried) for tried in cells.values()], columns=[*COLUMNS, "threads"])
     table = table.astype({**dict.fromkeys(_TEXT, object), **dict.fromkeys(_FLOATS, float)})
