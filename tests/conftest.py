@@ -36,6 +36,7 @@ def scalebench() -> Scalebench:
 
 
 EQUAL_WORK = """
+aa_pair: false
 defaults:
   model: gpt-nano
   model_options: {hidden_size: 128, num_layers: 3, vocab_size: 1024}

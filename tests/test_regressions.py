@@ -1,4 +1,4 @@
-"""A commit that makes one layer slower is found, an unchanged one is not blamed: real launches, the verbs as a user types them."""
+"""A commit that makes one layer slower is found, an unchanged one is not blamed: real launches, verbs as a user types them."""
 
 from __future__ import annotations
 
