@@ -59,13 +59,15 @@ def track(
         # Before the run is stored, or it would be held to itself.
         found = judge(run, findings.measured, baseline, storage, Rule(confidence, min_effect), accept)
         path = record(run, folder, storage, found.accepted)
-    for finding in (*found.failures, *found.doubts):
+    for finding in found.failures:
         print(finding, file=sys.stderr)
     if as_json:
         print(json.dumps(_as_json(folder, run, found, path)))
     else:
         if found.table is not None:
             terminal().print(comparison_table(found.table))
+        for finding in found.doubts:
+            print(finding)
         print(f"{_told(run, found, accept)}; stored: {path}{'' if found.accepted else ', not as a baseline'}")
     if github_json is not None:
         write_atomically(github_json, json.dumps(exports.github_action_benchmark(run), indent=1))

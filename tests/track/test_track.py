@@ -117,6 +117,18 @@ def test_a_results_folder_is_a_baseline_too(story: Story) -> None:
     assert not own.failures and own.why is not None and "nothing was measured since" in own.why
 
 
+def test_what_looks_slower_passes_but_is_no_baseline(story: Story, tmp_path: Path) -> None:
+    one = planted.records(2, slower={DDP: 1.2})[: len(CELLS)]
+    history = shutil.copytree(story.storage, tmp_path / "history")
+    done = typed(
+        "track", synthetic.write_fast(tmp_path / "results", one), "--storage", history, "--baseline", story.files[0]
+    )
+    assert done.code == 0 and done.stderr == ""
+    assert f"not resolved: {DDP}: a step takes 1." in done.stdout and "not as a baseline" in done.stdout
+    [stored] = history.rglob("0005_planted.json")
+    assert json.loads(stored.read_text())["scalebench"]["accepted"] is False
+
+
 def _other_schema(content: dict[str, Any]) -> None:
     content["scalebench"]["schema_version"] = 99
 
