@@ -85,8 +85,8 @@ def replicate(sweep: Sweep, launch: Callable[[Addition], object]) -> Reached | N
     launches' own seconds (`wall_s`), whichever run added them; one whose cell's mean doesn't fit in what is left is not made.
     Nothing is added to a cell with a launch that failed or is invalid, nor beyond AUTO_MOST launches.
 
-    An interval that is looked at until it is narrow covers the truth less often than it says: 90 to 95 % of 2,000 synthetic
-    experiments where it says 95 % (tests/test_replicate.py), least where launches differ by about the target.
+    An interval that is looked at until it is narrow covers the truth a little less often than it says: 92 to 95 % of 2,000
+    synthetic experiments where it says 95 % (tests/test_replicate.py), least where launches differ by about the target.
 
     Raises RecordError where a record can't be trusted, and Interrupted when the user stops it.
     """

@@ -34,7 +34,7 @@ def test_launches_of_every_timed_cell_can_be_asked_for(scalebench: Scalebench) -
     # 23 cells and the twin twice, the attribution launches as the suite says.
     assert len(plan) == 2 * (23 + 1) + 6
     shown = scalebench(*run, "--launches", "auto", "--target-interval", "0.05", "--budget-minutes", "7").stdout
-    assert "78 launches, then more by need (to 5 %, at most 7 min), 0 cells skipped" in shown
+    assert "126 launches, then more by need (to 5 %, at most 7 min), 0 cells skipped" in shown
 
 
 def test_dry_run_shows_plain_training_unless_it_is_not_wanted(tmp_path: Path, scalebench: Scalebench) -> None:

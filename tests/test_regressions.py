@@ -16,15 +16,15 @@ from tests.command_line import ROOT, Scalebench, command, command_environment
 pytestmark = pytest.mark.slow
 
 SABOTAGE = ROOT / "tests" / "worker" / "sabotage"
-STEPS = 8
+STEPS = 7
 
-# Two layers that sleep 120 ms each, and one: a fifth more in the second layer makes 24 ms of 240.
+# Two layers that sleep 180 ms each, and one: a fifth more in the second layer makes 36 ms of 360.
 SUITE = f"""
 name: steady
 defaults: {{model: paced-nano, world_size: 2, launches: 3, steps: {STEPS}, max_warmup_steps: 6, timeout_s: 120}}
 grids:
-  - {{strategy: ddp, model_options: {{num_layers: 2, forward_s: 0.04, backward_s: 0.08}}}}
-  - {{strategy: zero2, model_options: {{num_layers: 1, forward_s: 0.04, backward_s: 0.08}}}}
+  - {{strategy: ddp, model_options: {{num_layers: 2, forward_s: 0.06, backward_s: 0.12}}}}
+  - {{strategy: zero2, model_options: {{num_layers: 1, forward_s: 0.06, backward_s: 0.12}}}}
 """
 
 
@@ -72,7 +72,7 @@ def test_a_slower_layer_is_found_in_its_cells_alone(runs: dict[str, Path], scale
     status, rows = compared(scalebench, runs["base"], runs["slower"], "--fail-on", "slower,missing")
     assert status == 1
     assert rows["ddp"]["verdict"] == "slower", rows["ddp"]
-    # 24 ms more of 240 ms asleep and some 10 ms of work.
+    # 36 ms more of 360 ms asleep and some 15 ms of work.
     assert rows["ddp"]["ratio"] == pytest.approx(1.096, abs=0.03)
     assert rows["zero2"]["verdict"] in ("same", "not resolved"), rows["zero2"]
 

@@ -71,9 +71,9 @@ class Bench:
 
 
 def test_the_noisier_cell_gets_the_launches_until_all_are_within_the_target(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, {QUIET: 0.001, NOISY: 0.03}, target_interval_frac=0.05)
+    bench = Bench(tmp_path, {QUIET: 0.001, NOISY: 0.06}, target_interval_frac=0.05)
     reached = bench.run()
-    assert bench.launches_of(QUIET) == AUTO_LEAST and 5 < bench.launches_of(NOISY) < AUTO_MOST
+    assert bench.launches_of(QUIET) == AUTO_LEAST < bench.launches_of(NOISY) < AUTO_MOST
     assert all(cell.interval_frac < 0.05 for cell in reached.cells)
     for standing in reached.cells:
         times_s = [
@@ -212,12 +212,12 @@ def test_how_often_an_interval_at_which_adding_stopped_covers_the_truth() -> Non
             low, high = mean(values).interval() or (0, 0)
             hits += low <= 1 <= high
         covered[noise] = hits / num_experiments
-    assert 0.88 < covered[0.02] < 0.94 and 0.90 < covered[0.01] < 0.95 and 0.93 < covered[0.002] < 0.97, covered
+    assert 0.91 < covered[0.02] < 0.95 and 0.92 < covered[0.01] < 0.96 and 0.93 < covered[0.002] < 0.97, covered
 
 
 @pytest.mark.slow
 def test_real_launches_are_added_until_the_budget_is_spent(tmp_path: Path, scalebench: Scalebench) -> None:
-    """Two paced cells with an A/A pair: at least three launches of the one by need, one of the other, and the pair's."""
+    """Two paced cells with an A/A pair: at least five launches of the one by need, one of the other, and the pair's."""
     suite, results = tmp_path / "mine.yaml", tmp_path / "results"
     suite.write_text(
         """
@@ -246,7 +246,7 @@ grids:
     assert sum(launch["twin"] for launch in launches) == 1
     sequences = sorted(record.sequence for record in records if record.sequence is not None)
     assert sequences == list(range(len(records)))
-    added = [r for r in records if r.sequence is not None and r.sequence >= 5]
+    added = [r for r in records if r.sequence is not None and r.sequence >= AUTO_LEAST + 2]
     assert added and sum(record.wall_s or 0 for record in added) < 2 * 12
     assert ", A/A twin" in done.stderr and "[added 1, interval " in done.stderr
     assert f"auto: 0 of 1 cells within 0.0001 %; {len(added)} launch" in done.stderr

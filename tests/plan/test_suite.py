@@ -191,7 +191,7 @@ def test_a_cell_may_be_launched_as_often_as_it_needs(tmp_path: Path) -> None:
     text = "grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 2, launches: auto}\n"
     suite = load_suite(suite_file(tmp_path, text))
     [planned] = suite.cells
-    assert planned.settings.auto and planned.settings.launches == AUTO_LEAST == 3
+    assert planned.settings.auto and planned.settings.launches == AUTO_LEAST == 5
     assert (suite.aa_pair, suite.target_interval_frac, suite.budget_minutes) == (True, 0.02, 30)
     text += "  - {model: gpt-nano, strategy: ddp, world_size: 1}\naa_pair: false\ntarget_interval_frac: 1\nbudget_minutes: 0.5"
     suite = load_suite(suite_file(tmp_path, text))
