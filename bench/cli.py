@@ -12,6 +12,7 @@ from bench.verbs.compare import compare
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
+from bench.verbs.track import track
 
 app = typer.Typer(
     name="scalebench",
@@ -28,6 +29,7 @@ app.command(
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
+app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)
 
 
 def _version(asked: bool) -> None:

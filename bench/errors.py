@@ -37,6 +37,14 @@ class LaunchError(ScalebenchError):
     """Nothing can be started here: no such launcher, no such device, a locked folder."""
 
 
+class TrackError(ScalebenchError):
+    """A history of step times, or a baseline out of it, cannot be used, or not be added to."""
+
+
+class OtherSchemaError(TrackError):
+    """A whole file of a history that another version wrote."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Hint for a wrong name: the nearest allowed one if any is close, else all of them."""
     choices = sorted(allowed)
