@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -16,18 +16,13 @@ from bench.analysis.measured import HARDWARE, Measured
 from bench.drawing import saved
 from bench.errors import ComparisonError
 from bench.examine import Findings, examine
-from bench.printing import printable
 from bench.writing import write_bytes, write_text
 from reports import comparison
 from reports.forest import forest
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 # Fewer cells than this may all have changed alike by chance.
 _LEAST_ALIKE = 3
 _ORDER = ["model", "scaling", "profile", "precision", "strategy", "grad_accum_steps", "world_size", "micro_batch_size"]
-_STYLES = {"slower": "red", "faster": "green", "same": "", "not resolved": ""}
 
 
 @dataclass(frozen=True)
@@ -128,13 +123,6 @@ def write(found: Comparison, output: Path) -> None:
     png, svg = saved(figure)
     write_text(output / "comparison.svg", svg)
     write_bytes(output / "comparison.png", png)
-
-
-def cells_table(cells: pd.DataFrame, confidence: float = 0.99) -> Table:
-    """Rows of `compare` as a terminal shows them."""
-    shown = comparison.rows(cells, confidence)
-    words = {"model", "strategy", "cell", "why", *comparison.VARYING.values()}
-    return printable(shown, {str(title) for title in shown.columns} - words - {"verdict"}, "verdict", _STYLES)
 
 
 def _check(cells: pd.DataFrame, base: Findings, new: Findings) -> None:

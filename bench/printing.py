@@ -1,4 +1,4 @@
-"""A table of text as a terminal shows it."""
+"""Tables as a terminal shows them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
+
+
+_VERDICTS = {"slower": "red", "faster": "green", "same": "", "not resolved": ""}
+
+
+def comparison_table(cells: pd.DataFrame, confidence: float = 0.99) -> Table:
+    """What changed between two runs: a row a cell. `cells`: rows of `bench.analysis.comparison.compare`, whose intervals are of
+    that confidence."""
+    from reports import comparison
+
+    shown = comparison.rows(cells, confidence)
+    words = {"model", "strategy", "cell", "verdict", "why", *comparison.VARYING.values()}
+    return printable(shown, {str(title) for title in shown.columns} - words, "verdict", _VERDICTS)
 
 
 def printable(shown: pd.DataFrame, figures: Collection[str], by: str, styles: Mapping[str, str]) -> Table:

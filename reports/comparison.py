@@ -101,6 +101,8 @@ def sentences(
 
 
 def _counters(compared: pd.DataFrame) -> str:
+    if compared.empty:
+        return "Losses and collectives: not compared, for no cell has a figure in both runs."
     equal = int(compared["counters"].eq("equal").sum())
     unknown = int(compared["counters"].isna().sum())
     other = len(compared) - equal - unknown

@@ -117,7 +117,7 @@ def test_nothing_of_a_suite_reaches_a_shell(tmp_path: Path, scalebench: Scaleben
 
 
 def test_help_has_examples(scalebench: Scalebench) -> None:
-    for verb in ("run", "report"):
+    for verb in ("run", "report", "compare"):
         done = scalebench(verb, "--help")
         assert done.returncode == 0 and f"Example: scalebench {verb}" in " ".join(done.stdout.split())
 

@@ -33,7 +33,8 @@ def compare(
 
     Exits 0, or 1 if a cell has a verdict of --fail-on (and says which), 2 for bad input or where nothing can be compared.
     """
-    from bench.comparing import cells_table, compared, write
+    from bench.comparing import compared, write
+    from bench.printing import comparison_table
     from reports.comparison import differences
 
     failing = _failing(fail_on)
@@ -48,7 +49,7 @@ def compare(
         print(json.dumps({"output": str(folder), **found.as_json(), "failed": [cell_id for cell_id, _ in failed]}))
     else:
         console = terminal()
-        console.print(cells_table(found.cells, confidence))
+        console.print(comparison_table(found.cells, confidence))
         for line in (*differences(found.cells, found.environment), *found.sentences(), f"comparison: {folder}"):
             console.print(line, markup=False, highlight=False)
     for cell_id, word in failed:
