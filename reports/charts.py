@@ -138,7 +138,7 @@ def notes(cells: pd.DataFrame, cut: bool = False, kind: str = "launch", of: str 
     else:
         over = f"{most}" if least == most else f"{max(2, least)} to {most}" if most > 2 else "2"
         words.append(
-            f"Bars: 95 % intervals{of and f' of {of}'} over {over} {kind}es{'; none where there is one' if least == 1 else ''}."
+            f"Bars: 95 % intervals{of and f' of {of}'} over {over} {kind}es{'; none of one launch' if least == 1 else ''}."
         )
     if cut:
         words.append("An arrow: the interval goes on beyond the axis.")

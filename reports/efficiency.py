@@ -138,7 +138,7 @@ def _staircase(axis: Axes, left: float, row: dict[Any, Any], factors: list[str])
         axis.plot([end - 0.5, end + 0.5], [measured, measured], color="black", linewidth=2, zorder=3.5)
     # On its own bar, unless the line would cross it there; at its foot where intervals would.
     crossed = not units.is_unknown(measured) and level < measured < level + 0.12
-    sure = not all(map(units.is_unknown, (*product, *direct)))
+    sure = any(not units.is_unknown(high) and high > low for low, high in (product, direct))
     axis.text(end, 0.02 if sure else (measured if crossed else level) + 0.02, f"={level:.2f}", **word)
 
 

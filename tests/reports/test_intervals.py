@@ -112,7 +112,7 @@ def test_only_cells_with_several_launches_have_a_bar(one: pd.DataFrame) -> None:
     kept += [next(record for record in records if record.cell.id == cell_id) for cell_id in sorted(alone)]
     figure = drawn(charts.throughput, cells_of(kept))
     assert {color for axis in figure.axes for color, *_ in segments(axis)} == {styles(["zero1"])["zero1"].color}
-    assert "95 % intervals over 2 to 3 launches; none where there is one" in words(figure)
+    assert "95 % intervals over 2 to 3 launches; none of one launch" in words(figure)
 
 
 def test_memory_has_no_interval_and_says_nothing_of_one(three: pd.DataFrame) -> None:
