@@ -16,7 +16,7 @@ from bench.analysis.measured import HARDWARE, Measured
 from bench.drawing import saved
 from bench.errors import ComparisonError
 from bench.examine import Findings, examine
-from bench.writing import write_bytes, write_text
+from bench.writing import json_rows, write_bytes, write_text
 from reports import comparison
 from reports.forest import forest
 
@@ -64,10 +64,10 @@ class Comparison:
             "geometric_mean_ratio": self.geometric_mean_ratio,
             "moved_alike": self.moved_alike,
             "counts": {str(verdict): int(count) for verdict, count in self.cells["verdict"].value_counts().items()},
-            "cells": _records(self.cells),
-            "environment": _records(self.environment),
-            "base_certainty": _records(self.base.certainty),
-            "new_certainty": _records(self.new.certainty),
+            "cells": json_rows(self.cells),
+            "environment": json_rows(self.environment),
+            "base_certainty": json_rows(self.base.certainty),
+            "new_certainty": json_rows(self.new.certainty),
         }
 
 
@@ -152,10 +152,3 @@ def _machine(cells: Sequence[Measured]) -> str:
     return ", ".join(
         f"{name.removesuffix(', bytes')} {' and '.join(values)}" for name, values in found.items() if values
     )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    shown = frame.astype(object)
-    return [
-        {str(name): value for name, value in row.items()} for row in shown.where(shown.notna(), None).to_dict("records")
-    ]

@@ -159,13 +159,14 @@ def _mark(twin: bool) -> str:
 def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
     """Say what a sweep that is through came to; whether a launch of it failed or is not valid."""
     from bench.examine import examine
+    from bench.writing import json_rows
 
     findings = examine(folder)
     wanted = {task.cell.id for task in sweep.tasks} | {cell.id for cell, _ in sweep.skipped}
     launches = findings.launches[findings.launches["cell_id"].isin(wanted)]
     failed = launches[~launches["outcome"].isin(["ok", "skipped"])]
-    brief = launches[["cell_id", "launch_id", "twin", "outcome", "reason"]].astype(object)
-    show(findings, console, report, as_json, {"launches": brief.where(brief.notna(), None).to_dict("records")})
+    brief = launches[["cell_id", "launch_id", "twin", "outcome", "reason"]]
+    show(findings, console, report, as_json, {"launches": json_rows(brief)})
     for cell_id, _, twin, outcome, reason in brief.loc[failed.index].itertuples(index=False, name=None):
         print(f"{outcome}: {cell_id}{_mark(twin)}: {reason}", file=sys.stderr)
     if not sweep.tasks:

@@ -13,9 +13,6 @@ import typer
 from bench.verbs.shared import Json, terminal
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
-
     from bench.track.cells import Run
     from bench.track.gate import Judgement
 
@@ -47,6 +44,7 @@ def track(
     """
     from bench.analysis.comparison import Rule
     from bench.examine import examine
+    from bench.printing import comparison_table
     from bench.results.store import locked, write_atomically
     from bench.track import exports
     from bench.track.cells import tracked
@@ -65,7 +63,7 @@ def track(
         print(json.dumps(_as_json(folder, run, found, path)))
     else:
         if found.table is not None:
-            terminal().print(comparison_table(found.table))
+            terminal().print(comparison_table(found.table, confidence))
         for finding in found.doubts:
             print(finding)
         print(f"{_told(run, found, accept)}; stored: {path}{'' if found.accepted else ', not as a baseline'}")
@@ -93,13 +91,8 @@ def _told(run: Run, found: Judgement, accept: bool) -> str:
 
 
 def _as_json(folder: Path, run: Run, found: Judgement, path: Path) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    if found.table is not None:
-        known = found.table.astype(object)
-        rows = [
-            {str(name): value for name, value in row.items()}
-            for row in known.where(known.notna(), None).to_dict("records")
-        ]
+    from bench.writing import json_rows
+
     return {
         "folder": str(folder),
         "suite": run.suite,
@@ -109,27 +102,5 @@ def _as_json(folder: Path, run: Run, found: Judgement, path: Path) -> dict[str, 
         "why": found.why,
         "failures": [dataclasses.asdict(finding) for finding in found.failures],
         "doubts": [dataclasses.asdict(finding) for finding in found.doubts],
-        "cells": rows,
+        "cells": [] if found.table is None else json_rows(found.table),
     }
-
-
-def comparison_table(table: pd.DataFrame) -> Table:
-    """A row a cell: its verdict, the ratio of step times with its interval, and both step times."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from reports import units
-
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("cell", "verdict", "ratio", "interval", "before", "now"):
-        shown.add_column(title, justify="left" if title in ("cell", "verdict") else "right", no_wrap=title != "cell")
-    for row in table.to_dict("records"):
-        known = not units.is_unknown(row["ratio"])
-        interval = "" if units.is_unknown(row["ratio_lo"]) else f"{row['ratio_lo']:.3f} to {row['ratio_hi']:.3f}"
-        words = [row["cell_id"], row["verdict"], f"{row['ratio']:.3f}" if known else units.UNKNOWN, interval]
-        words += [units.seconds(row["base_step_time_s"]), units.seconds(row["new_step_time_s"])]
-        bad = row["verdict"] in ("slower", "missing", "not comparable") or (
-            isinstance(row["counters"], str) and row["counters"] != "equal"
-        )
-        shown.add_row(*(Text(str(word)) for word in words), style="red" if bad else "")
-    return shown
