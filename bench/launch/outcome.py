@@ -35,11 +35,12 @@ def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
 @dataclass(frozen=True)
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
-    that were gone first, and how many processes the kernel had killed for memory before it began."""
+    that were gone first with the signal that ended each (see RankWatch), and how many processes the kernel had killed for memory
+    before it began."""
 
     status: int | None
     wall_s: float
-    first_gone: list[int]
+    first_gone: dict[int, int | None]
     oom_kills_before: int
 
 
@@ -68,7 +69,8 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
     if end.status is None:
         lines = [f"rank {rank}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
         return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
-    signals = [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
+    signals = [number for number in end.first_gone.values() if number]
+    signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
     killed = f", killed by signal {signals[0]}" if signals else ""
     gone = [rank for rank in end.first_gone if rank in silent] or silent

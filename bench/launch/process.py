@@ -24,14 +24,18 @@ GRACE_S = 15.0
 
 
 class RankWatch:
-    """Which ranks of this host ended first: what the launcher does not tell, once it has ended the others."""
+    """Which ranks of this host ended first, and by which signal: what the launcher does not tell, once it has ended the others.
+
+    `first_gone` has the signal by rank, 0 for a rank that was not killed, None where its parent was quicker to ask than we.
+    """
 
     def __init__(self, folder: Path, world_size: int) -> None:
         self._folder = folder
         self._world_size = world_size
         self._unseen = set(range(world_size))
         self._descriptors: dict[int, int] = {}
-        self.first_gone: list[int] = []
+        self._pids: dict[int, int] = {}
+        self.first_gone: dict[int, int | None] = {}
         self.all_gone = False
 
     def look(self) -> None:
@@ -44,16 +48,30 @@ class RankWatch:
                 with contextlib.suppress(ProcessLookupError):
                     if host == socket.gethostname():
                         self._descriptors[os.pidfd_open(int(pid))] = rank
+                        self._pids[rank] = int(pid)
         if self._descriptors:
             ended, _, _ = select.select(list(self._descriptors), [], [], 0)
             self.all_gone = len(ended) == self._world_size
             if not self.first_gone:
-                self.first_gone = sorted(self._descriptors[descriptor] for descriptor in ended)
+                gone = sorted(self._descriptors[descriptor] for descriptor in ended)
+                self.first_gone = {rank: _signal(self._pids[rank]) for rank in gone}
 
     def close(self) -> None:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
+
+
+def _signal(pid: int) -> int | None:
+    """The signal that ended a process which its parent has not asked for yet; None once it has.
+
+    Linux: proc(5), stat, field 52, the exit status as waitpid gives it.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[49]) & 0x7F if fields[0] == "Z" else None
 
 
 class LaunchProcess:
