@@ -1,0 +1,33 @@
+"""How much longer the slowest of N ranks takes than one: synchronous training waits for it in every step."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+
+from bench.theory.machine import Machine
+
+
+@cache
+def expected_maximum(count: int) -> float:
+    """Expected maximum of `count` independent standard normal values: 0, 0.564, 1.029, 1.424, 1.766 for 1, 2, 4, 8, 16.
+
+    The integral over x > 0 of 1 - F(x)^n - (1 - F(x))^n, F the normal distribution (David and Nagaraja, Order Statistics,
+    3rd edition, section 3.1; the negative half mirrored).
+    """
+    x = np.linspace(0.0, 10.0, 10_001)
+    below = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
+    values = 1 - below**count - (1 - below) ** count
+    return float((values[1:] + values[:-1]).sum() / 2 * (x[1] - x[0])) if count > 1 else 0.0
+
+
+def variation_frac(machine: Machine, world_size: int) -> float:
+    """The part by which the slowest of so many equal devices is slower than a typical one."""
+    return machine.behaviour.device_variation_frac.value * expected_maximum(world_size)
+
+
+def lateness_s(machine: Machine, world_size: int) -> float:
+    """Seconds that the latest of so many hosts adds to a step over a typical one, whose own are in the one-rank step."""
+    return machine.behaviour.lateness_s.value * expected_maximum(world_size)
