@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import ScalebenchError
+from bench.verbs.project import project
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
@@ -26,6 +27,10 @@ app.command(
 )(run)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
+app.command(
+    epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
+    "    or: scalebench project --validate"
+)(project)
 
 
 def _version(asked: bool) -> None:

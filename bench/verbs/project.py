@@ -1,0 +1,130 @@
+"""scalebench project: what a step would take on a machine that is not here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import ProjectionError, nearest
+from bench.verbs.shared import Json, terminal
+
+if TYPE_CHECKING:
+    from bench.theory.machine import Machine
+    from bench.theory.workload import Workload
+
+_DTYPES = ("fp16", "bf16", "fp32")
+
+
+def project(
+    machine: Annotated[str | None, typer.Option(help="A known machine (dgx1-v100-16gb, ...) or a YAML file.")] = None,
+    strategy: Annotated[str, typer.Option(help="ddp, zero0 to zero3, or several with commas.")] = "ddp",
+    world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
+    network: Annotated[str | None, typer.Option(help="Between nodes: edr-1x, eth-10g, ...")] = None,
+    model: Annotated[str | None, typer.Option(help="A preset. Or give --num-params and --step-time-1.")] = None,
+    micro_batch_size: Annotated[int, typer.Option(help="With --model: sequences per rank and pass.")] = 1,
+    precision: Annotated[str, typer.Option(help="With --model: fp16, bf16 or fp32.")] = "fp16",
+    seq_len: Annotated[int | None, typer.Option(help="With --model. [default: the preset's longest]")] = None,
+    activation_checkpointing: Annotated[bool, typer.Option("--activation-checkpointing", help="With --model.")] = False,
+    num_params: Annotated[float | None, typer.Option(help="Parameters of a model known only by its numbers.")] = None,
+    grad_dtype: Annotated[str, typer.Option(help="With --num-params: what its gradients travel in.")] = "fp16",
+    step_time_1: Annotated[float | None, typer.Option(help="Seconds of its whole optimizer step on one rank.")] = None,
+    backward_frac: Annotated[float | None, typer.Option(help="Backward's part of its passes. [default: 2/3]")] = None,
+    num_layers: Annotated[int | None, typer.Option(help="Its layers. [default: 24]")] = None,
+    grad_accum_steps: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
+    validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Project step time, efficiency and memory on a described machine, or hold the theory against what others published.
+
+    Each rank does the same work whatever their number (weak scaling). Exits 0, or 2 for bad input.
+    """
+    if validate:
+        from bench.verbs.validate import show_validation
+
+        show_validation(as_json)
+        return
+    from bench.plan.strategies import STRATEGIES
+    from bench.theory.machine import load_machine, load_network, machine_names
+    from bench.theory.project import projections
+
+    if machine is None:
+        raise ProjectionError("--machine: missing", hint=f"known: {', '.join(machine_names())}, or a YAML file")
+    described = load_machine(machine)
+    sizes = _world_sizes(world_sizes)
+    link = None if network is None else load_network(network)
+    numbers = (num_params, step_time_1)
+    if model is not None and numbers != (None, None):
+        raise ProjectionError("--model: found beside --num-params or --step-time-1", hint="give one of the two")
+    rows = []
+    for name in strategy.split(","):
+        if name not in STRATEGIES:
+            raise ProjectionError(f"--strategy: found {name!r}", hint=nearest(name, STRATEGIES))
+        if model is not None:
+            from bench.theory.workload import from_preset
+
+            _known("--precision", precision)
+            work = from_preset(
+                described,
+                model=model,
+                micro_batch_size=micro_batch_size,
+                precision=precision,
+                strategy=name,
+                seq_len=seq_len,
+                grad_accum_steps=grad_accum_steps,
+                activation_checkpointing=activation_checkpointing,
+            )
+        else:
+            _known("--grad-dtype", grad_dtype)
+            work = _of_numbers(described, numbers, grad_dtype, grad_accum_steps, backward_frac, num_layers)
+        rows += projections(work, name, described, sizes, link)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        return
+    from bench.verbs.projected import table
+
+    terminal().print(table(rows))
+    print("Projected, not measured. Intervals hold nine of ten published runs; README, Foresight, says how.")
+
+
+def _of_numbers(
+    machine: Machine,
+    numbers: tuple[float | None, float | None],
+    grad_dtype: str,
+    grad_accum_steps: int,
+    backward_frac: float | None,
+    num_layers: int | None,
+) -> Workload:
+    from bench.theory.workload import BACKWARD_FRAC, from_numbers
+
+    num_params, step_time_1_s = numbers
+    if num_params is None or step_time_1_s is None:
+        missing = "--num-params" if num_params is None else "--step-time-1"
+        raise ProjectionError(f"{missing}: missing", hint="give --num-params and --step-time-1, or --model")
+    if num_params != num_params or num_params != int(num_params):
+        raise ProjectionError(f"--num-params: found {num_params}, expected a whole number")
+    return from_numbers(
+        machine,
+        num_params=int(num_params),
+        grad_dtype=grad_dtype,
+        step_time_1_s=step_time_1_s,
+        grad_accum_steps=grad_accum_steps,
+        backward_frac=BACKWARD_FRAC if backward_frac is None else backward_frac,
+        num_layers=num_layers,
+    )
+
+
+def _world_sizes(text: str) -> list[int]:
+    sizes = []
+    for part in text.split(","):
+        if not part.strip().isdigit() or int(part) < 1:
+            raise ProjectionError(f"--world-sizes: found {text!r}, expected whole numbers from 1 on, with commas")
+        sizes.append(int(part))
+    return sizes
+
+
+def _known(flag: str, dtype: str) -> None:
+    if dtype not in _DTYPES:
+        raise ProjectionError(f"{flag}: found {dtype!r}", hint=nearest(dtype, _DTYPES))
