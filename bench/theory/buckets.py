@@ -52,13 +52,15 @@ def exchange(
     world_size: int,
     backend: str,
     profile: str = "tuned",
+    last_frac: float = 0.0,
 ) -> Exchange:
     """What a step of `strategy` exchanges. `gradient_bytes` and `parameter_bytes` are those of one element on the wire.
 
     DDP: one all-reduce a bucket of 25 MiB beside the last backward pass. ZeRO-0: after it. ZeRO-1: beside it, then one
     all-gather. ZeRO-2: beside each. ZeRO-3: a reduce-scatter in each, and parameters gathered in each pass. Bucket sizes and
     overlap as ds_configs/ say (`tuned`), or an eighth of the model (`matched`). On gloo DeepSpeed's reductions do not
-    overlap. On one rank nothing is gathered. An array is padded to equal parts of the ranks where it is scattered or gathered.
+    overlap. On one rank nothing is gathered. `last_frac` of the gradients are ready only when the pass ends. An array is
+    padded to equal parts of the ranks where it is scattered or gathered.
     """
     whole = float(num_params * gradient_bytes)
     stage = STRATEGIES[strategy].zero_stage
@@ -66,10 +68,10 @@ def exchange(
         limit, first = float(_DDP_BUCKET_BYTES), float(_DDP_FIRST_BYTES)
         if profile == "matched":
             limit = first = float(bucket_elements(num_params) * gradient_bytes)
-        return Exchange("all_reduce", _filled(whole, limit, first), 1, overlaps=True)
+        return Exchange("all_reduce", _filled(whole, limit, first, last_frac), 1, overlaps=True)
     if stage == 0:
         limit = float(_ZERO_0_ELEMENTS * gradient_bytes)
-        return Exchange("all_reduce", _filled(whole, limit, limit), 1, overlaps=False)
+        return Exchange("all_reduce", _filled(whole, limit, limit, last_frac), 1, overlaps=False)
     file = STRATEGIES[strategy].deepspeed_config
     assert file is not None
     zero = load_deepspeed_config(SHIPPED / file)["zero_optimization"]
@@ -80,14 +82,20 @@ def exchange(
     gathered = padded * parameter_bytes if world_size > 1 else 0.0
     times = 1 if stage == 1 else grad_accum_steps
     if stage == 3:
-        buckets = _filled(padded * gradient_bytes, limit, limit)
+        buckets = _filled(padded * gradient_bytes, limit, limit, last_frac)
         in_pass = gathered * grad_accum_steps
         return Exchange("reduce_scatter", buckets, times, overlaps, gathered_in_pass_bytes=in_pass)
-    return Exchange("all_reduce", _filled(whole, limit, limit), times, overlaps, gathered_after_bytes=gathered)
+    return Exchange(
+        "all_reduce", _filled(whole, limit, limit, last_frac), times, overlaps, gathered_after_bytes=gathered
+    )
 
 
-def _filled(whole: float, limit: float, first: float) -> tuple[tuple[float, float], ...]:
-    """Buckets of `limit` bytes, the first of `first`, and what is left; each ready when so much of the gradients is."""
+def _filled(whole: float, limit: float, first: float, last_frac: float) -> tuple[tuple[float, float], ...]:
+    """Buckets of `limit` bytes, the first of `first`, and what is left; each ready when so much of the gradients is.
+
+    All but `last_frac` of them become ready evenly, those at the very end: an embedding that is also the head.
+    """
+    early = whole * (1 - last_frac)
     sizes = [min(first, whole)]
     left = whole - sizes[0]
     sizes += [limit] * int(left // limit)
@@ -97,5 +105,5 @@ def _filled(whole: float, limit: float, first: float) -> tuple[tuple[float, floa
     found, held = [], 0.0
     for size in sizes:
         held += size
-        found.append((size, held / whole))
+        found.append((size, min(1.0, held / early) if early > 0 else 1.0))
     return tuple(found)

@@ -35,7 +35,7 @@ class Group:
     def __post_init__(self) -> None:
         if self.world_size < 1:
             raise ProjectionError(f"world_size: found {self.world_size}, expected at least 1")
-        if self.num_nodes > 1 and self.network is None:
+        if self.num_nodes > 1 and self.between is None:
             raise ProjectionError(
                 f"{self.world_size} ranks need {self.num_nodes} nodes of {self.machine.name}", hint="name a --network"
             )
@@ -45,6 +45,11 @@ class Group:
                 raise ProjectionError(
                     f"devices: found {self.devices}, expected {self.world_size} different ones below {most}"
                 )
+
+    @property
+    def between(self) -> Network | None:
+        """What connects the nodes: the network that is named, or the machine's own."""
+        return self.network or self.machine.network
 
     @property
     def num_nodes(self) -> int:
@@ -82,8 +87,8 @@ class Group:
             else:
                 rates.append(links * fabric.link_bytes_per_s.value)
         if self.num_nodes > 1:
-            assert self.network is not None
-            rates.append(self.network.node_bytes_per_s)
+            assert self.between is not None
+            rates.append(self.between.node_bytes_per_s)
         return min(rates, default=float("inf"))
 
     @property
@@ -106,7 +111,7 @@ def collective_s(operation: str, payload_bytes: ArrayLike, group: Group) -> NDAr
     payload = np.asarray(payload_bytes, dtype=np.float64)
     if group.world_size == 1:
         return np.zeros_like(payload)
-    latency = 0.0 if group.num_nodes == 1 or group.network is None else group.network.added_latency_s.value
+    latency = 0.0 if group.num_nodes == 1 or group.between is None else group.between.added_latency_s.value
     if group.machine.node.backend == "gloo":
         return _gloo_s(operation, payload, group.world_size, group.bus_bytes_per_s, _GLOO_STEP_S + latency)
     return nccl_s(

@@ -111,21 +111,6 @@ class Behaviour(BaseModel):
     reserved_bytes: Quantity
 
 
-class Machine(BaseModel):
-    """A kind of node, as many of them as are asked for."""
-
-    model_config = _STRICT
-    name: str
-    description: str
-    device: Device
-    node: Node
-    behaviour: Behaviour
-
-    def num_nodes(self, world_size: int) -> int:
-        """The fewest nodes that hold so many ranks."""
-        return -(-world_size // self.node.num_devices)
-
-
 class Network(BaseModel):
     """What connects nodes: so many cards a node, bytes/s of one in one direction, and seconds that a hop adds to NCCL's own."""
 
@@ -137,6 +122,22 @@ class Network(BaseModel):
     @property
     def node_bytes_per_s(self) -> float:
         return self.cards.value * self.card_bytes_per_s.value
+
+
+class Machine(BaseModel):
+    """A kind of node, as many of them as are asked for, and the network between them where the file describes one."""
+
+    model_config = _STRICT
+    name: str
+    description: str
+    device: Device
+    node: Node
+    behaviour: Behaviour
+    network: Network | None = None
+
+    def num_nodes(self, world_size: int) -> int:
+        """The fewest nodes that hold so many ranks."""
+        return -(-world_size // self.node.num_devices)
 
 
 def machine_names() -> list[str]:

@@ -48,6 +48,7 @@ def exchange_of(work: Workload, strategy: str, group: Group) -> Exchange:
         world_size=group.world_size,
         backend=group.machine.node.backend,
         profile=work.profile,
+        last_frac=work.last_frac,
     )
 
 

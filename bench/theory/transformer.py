@@ -25,10 +25,14 @@ class Shape:
     def num_params(self) -> int:
         """L (12 h^2 + 13 h) + (V + s) h + 2 h for a GPT, L (8 h^2 + 5 h) + (V + s) h for a paced model."""
         h = self.hidden_size
-        ends = (self.vocab_size + self.max_seq_len) * h
         if self.paced_s_per_token is not None:
-            return self.num_layers * (8 * h * h + 5 * h) + ends
-        return self.num_layers * (12 * h * h + 13 * h) + ends + 2 * h
+            return self.num_layers * (8 * h * h + 5 * h) + self.embedding_params
+        return self.num_layers * (12 * h * h + 13 * h) + self.embedding_params + 2 * h
+
+    @property
+    def embedding_params(self) -> int:
+        """(V + s) h: the token table is the head too, so that its gradient is complete only when the first layer's is."""
+        return (self.vocab_size + self.max_seq_len) * self.hidden_size
 
     def flops_per_token(self, seq_len: int, activation_checkpointing: bool = False) -> float:
         """FLOPs of a token's forward and backward pass: 6 N + 12 L h s, N = 12 L h^2 + V h (models/gpt.py).

@@ -34,9 +34,10 @@ _COPY_PASSES, _VIEW_PASSES = 6, 2
 @dataclass(frozen=True)
 class Workload:
     """One rank's work. Seconds are those of a typical device alone: `forward_s` and `backward_s` of a micro-batch, `update_s`
-    of the whole optimizer. `copied_bytes`: what the engine moves in device memory for each reduction of all gradients.
-    `tokens_per_step` of one rank, `activation_bytes`: None where unknown. `compute_error_frac`: how far the seconds may be off,
-    0 where they were measured."""
+    of the whole optimizer. `last_frac`: the part of the gradients that is ready only at the end of the backward pass.
+    `copied_bytes`: what the engine moves in device memory for each reduction of all gradients. `tokens_per_step` of one
+    rank, `activation_bytes`: None where unknown. `compute_error_frac`: how far the seconds may be off, 0 where they were
+    measured."""
 
     num_params: int
     num_layers: int
@@ -47,6 +48,7 @@ class Workload:
     update_s: float
     copied_bytes: float
     profile: str
+    last_frac: float
     tokens_per_step: float | None
     activation_bytes: float | None
     compute_error_frac: float
@@ -100,6 +102,7 @@ def from_numbers(
         update_s=update_s,
         copied_bytes=float(_COPY_PASSES * num_params * DTYPE_BYTES[grad_dtype]),
         profile="tuned",
+        last_frac=0.0,
         tokens_per_step=None,
         activation_bytes=None,
         compute_error_frac=0.0,
@@ -160,6 +163,7 @@ def from_preset(
         update_s=_update_s(machine, shape.num_params),
         copied_bytes=float(passes * shape.num_params * DTYPE_BYTES[precision]),
         profile=profile,
+        last_frac=shape.embedding_params / shape.num_params,
         tokens_per_step=float(tokens * grad_accum_steps),
         activation_bytes=shape.activation_bytes(micro_batch_size, length, precision, activation_checkpointing),
         compute_error_frac=_PACED_ERROR_FRAC if shape.paced_s_per_token is not None else _COMPUTE_ERROR_FRAC,

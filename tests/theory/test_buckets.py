@@ -75,6 +75,26 @@ def test_buckets_of_torch_and_their_times() -> None:
     assert exchanged.overlaps and exchanged.times == 1
 
 
+def test_a_tied_embedding_comes_last() -> None:
+    def ready(last_frac: float) -> list[float]:
+        exchanged = exchange(
+            "ddp",
+            num_params=8 * 10**6,
+            gradient_bytes=4,
+            parameter_bytes=4,
+            grad_accum_steps=1,
+            world_size=2,
+            backend="nccl",
+            profile="matched",
+            last_frac=last_frac,
+        )
+        return [part for _, part in exchanged.buckets]
+
+    assert ready(0.0) == pytest.approx([place / 8 for place in range(1, 9)])
+    assert ready(0.5) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+    assert ready(1.0) == [1.0] * 8
+
+
 @pytest.mark.parametrize(
     ("strategy", "backend", "overlaps"),
     [("ddp", "gloo", True), ("zero0", "nccl", False), ("zero2", "nccl", True), ("zero2", "gloo", False)],

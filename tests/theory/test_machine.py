@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from bench.errors import MachineError
+from bench.theory.collectives import Group
 from bench.theory.machine import load_machine, load_network, machine_names, networks
 
 SHIPPED = Path("bench/theory/machines/dgx1-v100-16gb.yaml")
@@ -53,6 +54,17 @@ def test_a_users_own_file_is_a_machine(tmp_path: Path) -> None:
     machine = load_machine(str(path))
     assert machine.name == "mine"
     assert machine.node.fabric.link_bytes_per_s is not None and machine.node.fabric.link_bytes_per_s.value == 1.9e10
+
+
+def test_a_file_may_describe_its_own_network(tmp_path: Path) -> None:
+    shaped = {
+        "cards": {"value": 1, "source": "one"},
+        "card_bytes_per_s": {"value": 2.5e7, "source": "shaped to 200 Mbit/s"},
+        "added_latency_s": {"value": 0.0, "source": "none added"},
+    }
+    machine = load_machine(str(described(tmp_path / "mine.yaml", {("network",): shaped})))
+    assert Group(machine, 16).bus_bytes_per_s == 2.5e7
+    assert Group(machine, 16, load_network("edr-1x")).bus_bytes_per_s == 1e10
 
 
 @pytest.mark.parametrize(

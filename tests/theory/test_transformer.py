@@ -22,6 +22,8 @@ def test_a_gpt_counts_as_it_is(name: str, checkpointing: bool) -> None:
     model = GPT(**sizes, device="meta", activation_checkpointing=checkpointing)
     shape = preset_shape(name)
     assert shape.num_params == model.num_params()
+    ends = (model.token_embedding.weight, model.position_embedding.weight)
+    assert shape.embedding_params == sum(weight.numel() for weight in ends)
     assert shape.flops_per_token(128) == model.flops_per_token(128)
     for precision, item in (("fp32", 4), ("fp16", 2)):
         got = shape.activation_bytes(4, 128, precision, checkpointing)
