@@ -98,9 +98,9 @@ class Behaviour(BaseModel):
     """What ranks do to each other beyond moving bytes.
 
     `device_variation_frac`: standard deviation of the speed of equal devices, relative. `lateness_s`: standard deviation of
-    what a rank's host adds to a step (interpreter, data loader, operating system). `contention_frac`: the part of compute
-    that stands still while a collective runs beside it. `host_link_bytes_per_s`: from a device to the host's memory.
-    `reserved_bytes`: device memory that no tensor can have.
+    what a rank's host adds to a step of a model of 100 million parameters (bench.theory.stragglers). `contention_frac`: the
+    part of compute that stands still while a collective runs beside it. `host_link_bytes_per_s`: from a device to the
+    host's memory. `reserved_bytes`: device memory that no tensor can have.
     """
 
     model_config = _STRICT

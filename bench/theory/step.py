@@ -80,7 +80,15 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
     else:
         exposed_s += exchanged.times * float(durations.sum())
     own = forward_s + backward_s + update_s
-    return Step(forward_s, backward_s, update_s, copy_s, (slower - 1.0) * own, lateness_s(machine, ranks), exposed_s)
+    return Step(
+        forward_s,
+        backward_s,
+        update_s,
+        copy_s,
+        (slower - 1.0) * own,
+        lateness_s(machine, ranks, work.num_params),
+        exposed_s,
+    )
 
 
 def _divides_update(strategy: str) -> bool:

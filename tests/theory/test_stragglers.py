@@ -19,5 +19,6 @@ def test_a_step_is_as_long_as_its_slowest_rank() -> None:
     machine = load_machine("dgx1-v100-16gb")
     drawn = np.random.default_rng(0).normal(size=(200_000, 8)).max(axis=1).mean()
     assert variation_frac(machine, 8) == pytest.approx(0.0148 * drawn, rel=0.01)
-    assert lateness_s(machine, 8) == pytest.approx(0.004 * drawn, rel=0.01)
-    assert lateness_s(machine, 1) == variation_frac(machine, 1) == 0
+    assert lateness_s(machine, 8, 10**8) == pytest.approx(0.006 * drawn, rel=0.01)
+    assert lateness_s(machine, 8, 8 * 10**8) == pytest.approx(2 * lateness_s(machine, 8, 10**8))
+    assert lateness_s(machine, 1, 10**8) == variation_frac(machine, 1) == 0
