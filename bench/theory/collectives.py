@@ -57,11 +57,12 @@ class Group:
 
     @property
     def devices_by_node(self) -> list[tuple[int, ...]]:
-        """Local devices of each node: all are full but the last."""
+        """Local devices of a node, for each kind of node that there is: full ones, and the last where it is not."""
         if self.devices is not None:
             return [self.devices]
         most = self.machine.node.num_devices
-        counts = [most] * (self.num_nodes - 1) + [self.world_size - most * (self.num_nodes - 1)]
+        left = self.world_size % most
+        counts = [most] * (self.world_size >= most) + [left] * (left > 0)
         return [tuple(range(count)) for count in counts]
 
     @property

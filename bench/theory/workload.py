@@ -13,6 +13,9 @@ from bench.theory.zero_settings import DTYPE_BYTES
 BACKWARD_FRAC = 2 / 3
 """The backward pass multiplies twice as much as the forward pass (Kaplan et al. 2020, section 2.1)."""
 
+MOST_PARAMS = 10**13
+"""More than any model has; a timeline visits every bucket, 25 MiB each."""
+
 # Layers among which the gradients of an unknown model become ready; GPT-2's and BERT's sizes have 12 to 48.
 _USUAL_LAYERS = 24
 
@@ -86,6 +89,8 @@ def from_numbers(
     ):
         if value is not None and value < 1:
             raise ProjectionError(f"{name}: found {value}, expected a whole number from 1 on")
+    if num_params > MOST_PARAMS:
+        raise ProjectionError(f"--num-params: found {num_params}, expected at most {MOST_PARAMS}")
     if not 0 < step_time_1_s < float("inf"):
         raise ProjectionError(f"--step-time-1: found {step_time_1_s}, expected seconds above 0")
     if not 0 < backward_frac < 1:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,12 +27,16 @@ def project(
     world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
     network: Annotated[str | None, typer.Option(help="Between nodes: edr-1x, eth-10g, ...")] = None,
     model: Annotated[str | None, typer.Option(help="A preset. Or give --num-params and --step-time-1.")] = None,
-    micro_batch_size: Annotated[int, typer.Option(help="With --model: sequences per rank and pass.")] = 1,
-    precision: Annotated[str, typer.Option(help="With --model: fp16, bf16 or fp32.")] = "fp16",
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="With --model: sequences per rank and pass. [default: 1]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="With --model: fp16, bf16 or fp32. [default: fp16]")] = None,
     seq_len: Annotated[int | None, typer.Option(help="With --model. [default: the preset's longest]")] = None,
     activation_checkpointing: Annotated[bool, typer.Option("--activation-checkpointing", help="With --model.")] = False,
     num_params: Annotated[float | None, typer.Option(help="Parameters of a model known only by its numbers.")] = None,
-    grad_dtype: Annotated[str, typer.Option(help="With --num-params: what its gradients travel in.")] = "fp16",
+    grad_dtype: Annotated[
+        str | None, typer.Option(help="What its gradients travel in: fp16, bf16 or fp32. [default: fp16]")
+    ] = None,
     step_time_1: Annotated[float | None, typer.Option(help="Seconds of its whole optimizer step on one rank.")] = None,
     backward_frac: Annotated[float | None, typer.Option(help="Backward's part of its passes. [default: 2/3]")] = None,
     num_layers: Annotated[int | None, typer.Option(help="Its layers. [default: 24]")] = None,
@@ -58,27 +65,30 @@ def project(
     numbers = (num_params, step_time_1)
     if model is not None and numbers != (None, None):
         raise ProjectionError("--model: found beside --num-params or --step-time-1", hint="give one of the two")
+    of_presets = {"--micro-batch-size": micro_batch_size, "--precision": precision, "--seq-len": seq_len}
+    of_numbers = {"--grad-dtype": grad_dtype, "--backward-frac": backward_frac, "--num-layers": num_layers}
+    _warn_of_unused(of_presets if model is None else of_numbers, "--model" if model is None else "--num-params")
     rows = []
-    for name in strategy.split(","):
+    for name in map(str.strip, strategy.split(",")):
         if name not in STRATEGIES:
             raise ProjectionError(f"--strategy: found {name!r}", hint=nearest(name, STRATEGIES))
         if model is not None:
             from bench.theory.workload import from_preset
 
-            _known("--precision", precision)
+            _known("--precision", precision or "fp16")
             work = from_preset(
                 described,
                 model=model,
-                micro_batch_size=micro_batch_size,
-                precision=precision,
+                micro_batch_size=1 if micro_batch_size is None else micro_batch_size,
+                precision=precision or "fp16",
                 strategy=name,
                 seq_len=seq_len,
                 grad_accum_steps=grad_accum_steps,
                 activation_checkpointing=activation_checkpointing,
             )
         else:
-            _known("--grad-dtype", grad_dtype)
-            work = _of_numbers(described, numbers, grad_dtype, grad_accum_steps, backward_frac, num_layers)
+            _known("--grad-dtype", grad_dtype or "fp16")
+            work = _of_numbers(described, numbers, grad_dtype or "fp16", grad_accum_steps, backward_frac, num_layers)
         rows += projections(work, name, described, sizes, link)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
@@ -103,7 +113,7 @@ def _of_numbers(
     if num_params is None or step_time_1_s is None:
         missing = "--num-params" if num_params is None else "--step-time-1"
         raise ProjectionError(f"{missing}: missing", hint="give --num-params and --step-time-1, or --model")
-    if num_params != num_params or num_params != int(num_params):
+    if not math.isfinite(num_params) or num_params != int(num_params):
         raise ProjectionError(f"--num-params: found {num_params}, expected a whole number")
     return from_numbers(
         machine,
@@ -119,10 +129,16 @@ def _of_numbers(
 def _world_sizes(text: str) -> list[int]:
     sizes = []
     for part in text.split(","):
-        if not part.strip().isdigit() or int(part) < 1:
+        if not part.strip().isdecimal() or int(part) < 1:
             raise ProjectionError(f"--world-sizes: found {text!r}, expected whole numbers from 1 on, with commas")
         sizes.append(int(part))
     return sizes
+
+
+def _warn_of_unused(given: Mapping[str, object], needs: str) -> None:
+    for flag, value in given.items():
+        if value is not None:
+            print(f"{flag}: not used without {needs}", file=sys.stderr)
 
 
 def _known(flag: str, dtype: str) -> None:

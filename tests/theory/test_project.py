@@ -158,6 +158,18 @@ def test_a_table_for_people(scalebench: Scalebench) -> None:
     assert "zero2" in done.stdout and "GiB" in done.stdout and "Projected, not measured" in done.stdout
 
 
+def test_a_flag_that_is_not_used_is_said_to_be(scalebench: Scalebench) -> None:
+    done = scalebench(*ON_DGX_1, "--json", "--world-sizes", "8", "--precision", "fp32", *NUMBERS)
+    assert done.returncode == 0 and done.stderr == "--precision: not used without --model\n"
+    assert json.loads(done.stdout)[0]["world_size"] == 8
+
+
+def test_a_cluster_of_any_size_is_projected_at_once() -> None:
+    work = from_numbers(DGX_1, num_params=10**9, grad_dtype="fp16", step_time_1_s=1.0)
+    row = project(work, "ddp", DGX_1, 10**9 + 3, load_network("edr-8x"))
+    assert row.nodes == 125_000_001 and 0 < row.efficiency < 0.5
+
+
 def test_the_validation_is_a_command(scalebench: Scalebench) -> None:
     done = scalebench("project", "--validate", "--json")
     assert done.returncode == 0, done.stderr
@@ -182,6 +194,11 @@ def test_the_validation_is_a_command(scalebench: Scalebench) -> None:
         (("--machine", "dgx1-v100-16gb", "--model", "gpt2-small", "--precision", "bf16"), "no known peak"),
         (("--machine", "dgx-a100", "--num-params", "1e6", "--step-time-1", "-1"), "--step-time-1: found -1.0"),
         (("--machine", "dgx-a100", "--num-params", "nan", "--step-time-1", "1"), "--num-params: found nan"),
+        (("--machine", "dgx-a100", "--num-params", "inf", "--step-time-1", "1"), "--num-params: found inf"),
+        (("--machine", "dgx-a100", "--num-params", "1e20", "--step-time-1", "1"), "expected at most 10000000000000"),
+        (("--machine", "dgx-a100", "--num-params", "0", "--step-time-1", "1"), "--num-params: found 0"),
+        (("--machine", "dgx-a100", "--world-sizes", "²", *NUMBERS), "--world-sizes: found '²'"),
+        (("--machine", "dgx-a100", "--model", "gpt2-small", "--micro-batch-size", "0"), "--micro-batch-size: found 0"),
         (("--machine", "dgx-a100", *NUMBERS, "--backward-frac", "2"), "--backward-frac: found 2.0"),
         (("--machine", "dgx-a100", "--num-params", "1e6", "--step-time-1", "1", "--grad-dtype", "fp8"), "--grad-dtype"),
     ],
