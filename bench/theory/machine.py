@@ -99,15 +99,14 @@ class Behaviour(BaseModel):
 
     `device_variation_frac`: standard deviation of the speed of equal devices, relative. `lateness_s`: standard deviation of
     what a rank's host adds to a step of a model of 100 million parameters (bench.theory.stragglers). `contention_frac`: the
-    part of compute that stands still while a collective runs beside it. `host_link_bytes_per_s`: from a device to the
-    host's memory. `reserved_bytes`: device memory that no tensor can have.
+    part of compute that stands still while a collective runs beside it. `reserved_bytes`: device memory that no tensor can
+    have.
     """
 
     model_config = _STRICT
     device_variation_frac: Quantity
     lateness_s: Quantity
     contention_frac: Quantity
-    host_link_bytes_per_s: Positive
     reserved_bytes: Quantity
 
 

@@ -14,7 +14,6 @@ again and again leaves little; not in the model states, which are allocated once
 
 # Elements of float32 that Adam keeps: momentum and variance, and in half precision the master weights before them.
 _ADAM, _MASTER = 8, 4
-OFFLOADS = ("none", "optimizer", "all")
 
 
 @dataclass(frozen=True)
