@@ -52,6 +52,7 @@ class CrossValidation:
     lateness_s: tuple[float, float]
 
 
+@cache
 def predicted_efficiency(row: PublishedRow, constants: tuple[float, float] | None = None) -> float:
     """What the theory says of a row: from its one-GPU step, its size and precision, and the machine's file.
 

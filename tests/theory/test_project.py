@@ -174,7 +174,7 @@ def test_the_validation_is_a_command(scalebench: Scalebench) -> None:
     done = scalebench("project", "--validate", "--json")
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
-    assert len(content["rows"]) == 333 and content["left_out_families"] and content["scores"]
+    assert len(content["rows"]) == 421 and content["left_out_families"] and content["scores"]
 
 
 @pytest.mark.parametrize(
