@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from bench.errors import ScalebenchError
+from bench.verbs.compare import compare
 from bench.verbs.project import project
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
+from bench.verbs.track import track
 
 app = typer.Typer(
     name="scalebench",
@@ -31,6 +33,8 @@ app.command(
     epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
     "    or: scalebench project --validate"
 )(project)
+app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
+app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)
 
 
 def _version(asked: bool) -> None:

@@ -50,19 +50,27 @@ class Chart:
 
 
 def wanted(
-    scaling: pd.DataFrame, tree: pd.DataFrame, ranks: pd.DataFrame, traffic: pd.DataFrame, phases: pd.DataFrame
+    scaling: pd.DataFrame,
+    tree: pd.DataFrame,
+    ranks: pd.DataFrame,
+    traffic: pd.DataFrame,
+    phases: pd.DataFrame,
+    aa_spread_frac: float | None,
 ) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
-    drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`.
+    drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `aa_spread_frac`: how far
+    the cell and the twin of the run's A/A pair are apart, None where there is none.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
     for section, draw in _OF_CELLS.items():
         for (model, kind, setting), cells in scaling.groupby(["model", "scaling", "setting"], sort=False):
             name = _slug(section, str(model), str(kind), str(setting))
-            found.append(Chart(section, name, f"{section}: {charts.title(cells)}", draw, (cells, looks)))
+            # Memory hardly differs between launches, and no pair says how far.
+            arguments = (cells, looks) if draw is bars.memory else (cells, looks, aa_spread_frac)
+            found.append(Chart(section, name, f"{section}: {charts.title(cells)}", draw, arguments))
     for shows, (section, draw) in _OF_STEPS.items():
         frame = ranks if section == "ranks" else tree
         for _, cells in frame.groupby(["model", "scaling", "setting", "keeps"], sort=False):
@@ -101,8 +109,11 @@ def _slug(*words: str) -> str:
 
 def _draw(chart: Chart) -> tuple[bytes, str] | None:
     figure = chart.draw(*chart.arguments)
-    if figure is None:
-        return None
+    return None if figure is None else saved(figure)
+
+
+def saved(figure: Figure) -> tuple[bytes, str]:
+    """The figure as PNG and as SVG."""
     png, svg = io.BytesIO(), io.StringIO()
     with look():
         figure.savefig(png, format="png", dpi=120, pil_kwargs={"compress_level": 1})

@@ -37,8 +37,20 @@ class ProjectionError(ScalebenchError):
     """What is asked of the theory is incomplete, contradicts itself, or is not covered by it."""
 
 
+class ComparisonError(ScalebenchError):
+    """Two runs cannot be compared, or not as asked."""
+
+
 class LaunchError(ScalebenchError):
     """Nothing can be started here: no such launcher, no such device, a locked folder."""
+
+
+class TrackError(ScalebenchError):
+    """A history of step times, or a baseline out of it, cannot be used, or not be added to."""
+
+
+class OtherSchemaError(TrackError):
+    """A whole file of a history that another version wrote."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

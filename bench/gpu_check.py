@@ -188,7 +188,7 @@ def main() -> None:
         sys.exit(0)
     folder = Path(tempfile.mkdtemp(prefix="scalebench-gpu-check-"))
     wanted = planned(machine)
-    sweep = Sweep(Suite("gpu-check", "", 0, wanted), machine, "deepspeed", folder)
+    sweep = Sweep(Suite("gpu-check", "", 0, wanted, aa_pair=False), machine, "deepspeed", folder)
     console = Console(soft_wrap=True)
     try:
         sweep.prepare_folder()

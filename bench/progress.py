@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench.plan.cell import Cell
-from bench.results.record import LaunchKind, Record
+from bench.launch.order import Task
+from bench.results.record import Record
 
 
 def _clock(seconds: float) -> str:
@@ -19,11 +19,13 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def describe(cell: Cell, kind: LaunchKind) -> str:
+def describe(launch: Task | Record) -> str:
     """A launch of a cell in one short line."""
+    cell = launch.cell
     return (
         f"{cell.model} {cell.strategy} {cell.scaling}, {cell.world_size} rank{'s' * (cell.world_size > 1)}, "
-        f"accumulation {cell.grad_accum_steps}, {cell.precision}{', metered' if kind == 'attribution' else ''}"
+        f"accumulation {cell.grad_accum_steps}, {cell.precision}{', metered' if launch.kind == 'attribution' else ''}"
+        f"{', A/A twin' if launch.twin else ''}"
     )
 
 
@@ -34,6 +36,7 @@ class SweepProgress:
         self._console = console
         self._bar: Progress | None = None
         self._ends_at_s: float | None = None
+        self._why: str | None = None
         if console.is_terminal:
             self._bar = Progress(
                 SpinnerColumn(),
@@ -58,13 +61,20 @@ class SweepProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None:
+    def adding(self, why: str) -> None:
+        """The launches that start from now on are not planned, but added by need; `why` stands in the place of their number."""
+        self._why = why
+
+    def started(self, task: Task, index: int, total: int, eta_s: float | None) -> None:
         self._ends_at_s = None if eta_s is None else time.monotonic() + eta_s
         if self._bar is not None:
-            self._bar.update(self._task, total=total, completed=index, description=escape(describe(cell, kind)))
+            self._bar.update(self._task, total=total, completed=index, description=escape(describe(task)))
+            if self._why is not None:
+                self._bar.update(self._task, left=escape(self._why))
         else:
             left = "" if eta_s is None else f", {_clock(eta_s)} left"
-            self._console.print(f"[{index + 1}/{total}{left}] {describe(cell, kind)}", markup=False, highlight=False)
+            head = self._why or f"{index + 1}/{total}{left}"
+            self._console.print(f"[{head}] {describe(task)}", markup=False, highlight=False)
 
     def tick(self) -> None:
         if self._bar is not None and self._ends_at_s is not None:
@@ -84,7 +94,7 @@ class SweepProgress:
             self._bar.update(self._task, completed=index + 1)
         if record.outcome != "ok":
             self._console.print(
-                f"  {record.outcome}: {describe(record.cell, record.kind)}: {record.reason}",
+                f"  {record.outcome}: {describe(record)}: {record.reason}",
                 markup=False,
                 highlight=False,
             )

@@ -14,7 +14,8 @@ from bench.analysis.proof import Finding, findings
 from bench.errors import LaunchError
 from bench.launch.launcher import LauncherName
 from bench.launch.machine import Machine
-from bench.launch.sweep import Progress, Sweep, Task
+from bench.launch.order import Task
+from bench.launch.sweep import Progress, Sweep
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.metered import Injection
@@ -90,7 +91,7 @@ def prove(
     Raises LaunchError where the ranks don't fit on this machine.
     """
     planned = tuple(PlannedCell(task.cell, task.settings) for task in tasks)
-    suite = Suite(name="prove", description="The proof of the instrument.", seed=0, cells=planned)
+    suite = Suite(name="prove", description="The proof of the instrument.", seed=0, cells=planned, aa_pair=False)
     sweep = Sweep(suite, machine, launcher, folder)
     if sweep.skipped:
         raise LaunchError(f"--world-size: {sweep.skipped[0][1]}")

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import bench
+from bench.analysis.comparison import aa_spread_frac
 from bench.analysis.phases import phases
 from bench.analysis.timeline import chrome_trace
 from bench.analysis.verdict import not_ok, ranking
 from bench.drawing import drawn, wanted
-from bench.errors import RecordError
 from bench.examine import Findings
+from bench.printing import printable
 from bench.results.launch_file import record_path
-from bench.results.store import read_record, write_atomically
-from reports import losses, page, tables, verdict
+from bench.results.store import read_record
+from bench.writing import write_bytes, write_text
+from reports import certainty, losses, page, tables, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,14 +31,16 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
         "speed",
         "Speed",
         "Tokens per second over all ranks, and seconds per optimizer step. Points of one world size stand side by side "
-        "only so that none hides another.",
+        "only so that none hides another. Bars are 95 % intervals over launches, and the band around a line is the spread of "
+        "the A/A pair, where they are known.",
         tables.speed,
     ),
     (
         "scaling",
         "Scaling",
         "Speed-up and efficiency against the same strategy at its smallest world size that ran (the table of speed names "
-        "each baseline); the dashed line is ideal. Weak and strong scaling are apart. Nothing is drawn for a series with "
+        "each baseline); the dashed line is ideal, and the band "
+        "around it the spread of the A/A pair. Weak and strong scaling are apart. Nothing is drawn for a series with "
         "one world size, nor where ranks are oversubscribed.",
         None,
     ),
@@ -57,12 +61,19 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
         None,
     ),
 ]
+_FASTEST = "The fastest measured strategy of each group of comparable cells, and those that can't be told from it. "
+_PAIR = (
+    "Beside each lead stands the spread of the A/A pair, how far one cell is from itself when it is measured as if it were "
+    "two: a lead inside it is no lead."
+)
+_NO_PAIR = "No A/A pair gave a figure, so that no lead could be held to how far a cell is from itself."
+_HOW_SURE = "What the launches say of their own figures; the same as numbers is in tables/certainty.csv."
 _NO_SCALING = "Not known: no strategy has comparable figures at more than one world size."
 _EFFICIENCY = (
     "From attribution launches, which run a cell through a meter. Each factor takes its share of what the factors before it "
     "left, so that together they multiply to the global efficiency; the timing launches measure the same directly, and where "
     "the two disagree the row is not reconciled. The seconds are means of a metered step; the mark is the step time of the "
-    "timing launches, which is a median. Communication efficiency (serialization x transfer) rises when imbalance grows: "
+    "timing launches, a mean of medians. Communication efficiency (serialization x transfer) rises when imbalance grows: "
     "never read it alone. One step of every rank of these launches is in timelines/*.json beside this page, for Perfetto "
     "(ui.perfetto.dev) or chrome://tracing."
 )
@@ -94,66 +105,66 @@ def publish(findings: Findings) -> Path:
         "phases": seconds,
         "traffic": findings.traffic,
         "not_ok": failed,
+        "certainty": findings.certainty,
         "environment": places,
     }
     _clear(report)
     for name, table in written.items():
-        _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
+        write_text(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in drawn(wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds)):
-        _write(report / "charts" / f"{chart.name}.svg", svg)
-        _write_bytes(report / "charts" / f"{chart.name}.png", png)
+    spread = aa_spread_frac(findings.measured)
+    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread)
+    for chart, png, svg in drawn(charts):
+        write_text(report / "charts" / f"{chart.name}.svg", svg)
+        write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
     # Read again, one at a time: a step of many micro-batches has thousands of spans a rank.
     for cell_id, launch_id in findings.traced:
         trace = chrome_trace(read_record(record_path(folder / cell_id / launch_id)))
         if trace is not None:
-            _write(report / "timelines" / f"{cell_id}_{launch_id}.json", json.dumps(trace, separators=(",", ":")))
+            write_text(report / "timelines" / f"{cell_id}_{launch_id}.json", json.dumps(trace, separators=(",", ":")))
     name = ", ".join(findings.suites) or folder.name
     index = report / "index.html"
     content = page.Report(
         title=f"Scaling of {name}",
         subtitle=f"{len(launches)} launches of {len(scaling)} cells, measured from {started[0]} to {started[-1]}",
-        lead=verdict.lead(scaling),
+        lead=verdict.lead(scaling, spread),
         paragraphs=verdict.paragraphs(scaling, ranked),
-        sections=_sections(findings, ranked, seconds, pictures),
+        sections=_sections(findings, ranked, spread, seconds, pictures),
         incidents=page.incidents(failed),
         environment=tables.environment(places),
         footer=f"scalebench {bench.__version__}. Every figure here is derived from the records in {folder.name}/.",
     )
-    _write(index, page.render(content))
+    write_text(index, page.render(content))
     return index
 
 
 def headline(findings: Findings) -> Table:
     """The table that `run` and `report` print: a row a cell with its step time, speed, efficiency and outcome."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = tables.headline(findings.scaling)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    figures = {"ranks", "accum", "step time", "tokens/s", "efficiency", "peak memory"}
-    for title in shown.columns:
-        table.add_column(title, justify="right" if title in figures else "left", no_wrap=title in figures)
-    for row in shown.itertuples(index=False, name=None):
-        # Text, because a name in square brackets would be read as markup.
-        table.add_row(*(Text(str(value)) for value in row), style="" if row[-1] in ("ok", "paced") else "yellow")
-    return table
+    figures = {"ranks", "accum", "step time", "95 %", "tokens/s", "efficiency", "peak memory"}
+    return printable(tables.headline(findings.scaling), figures, "outcome", {"ok": "", "paced": ""})
 
 
 def _sections(
-    findings: Findings, ranked: pd.DataFrame, seconds: pd.DataFrame, pictures: dict[str, list[page.Picture]]
+    findings: Findings,
+    ranked: pd.DataFrame,
+    spread: float | None,
+    seconds: pd.DataFrame,
+    pictures: dict[str, list[page.Picture]],
 ) -> list[page.Section]:
     found = []
     if len(ranked):
-        text = "The fastest measured strategy of each group of comparable cells, and those that can't be told from it."
-        found.append(page.Section("fastest", "Fastest", text, table=tables.fastest(ranked), folded=len(ranked) > 24))
+        text = _FASTEST + (_NO_PAIR if spread is None else _PAIR)
+        shown = tables.fastest(ranked, spread)
+        found.append(page.Section("fastest", "Fastest", text, table=shown, folded=len(ranked) > 24))
+    sure = certainty.sentences(findings.certainty)
+    found.append(page.Section("how-sure", "How sure", _HOW_SURE, sentences=sure))
     for anchor, heading, text, table in _SECTIONS:
         drawn = pictures.get(anchor, [])
         rows = table(findings.scaling) if table is not None else None
         if drawn or anchor == "scaling" or (rows is not None and len(rows)):
-            shown = _NO_SCALING if anchor == "scaling" and not drawn else text
-            found.append(page.Section(anchor, heading, shown, drawn, rows, folded=rows is not None and len(rows) > 24))
+            says = _NO_SCALING if anchor == "scaling" and not drawn else text
+            found.append(page.Section(anchor, heading, says, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _traffic(findings.traffic, pictures)
@@ -199,15 +210,3 @@ def _clear(report: Path) -> None:
     for pattern in ("tables/*.csv", "charts/*.png", "charts/*.svg", "timelines/*.json"):
         for path in report.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    # A log may hold what is no text; it must not keep a report from being written.
-    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from reports import units
-from reports.charts import RANKS, Styles, notes, title
+from reports.charts import RANKS, Styles, caveats, title
 from reports.style import PANEL_HEIGHT, legend, name_panel, panels
 
 # In the order of the launch; the window is what was measured, the rest is its price.
@@ -38,7 +38,7 @@ def memory(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     width = 0.8 / len(names)
     highest = known["peak_memory_bytes"].max() / divisor
     with_base = bool((known["base_memory_bytes"] > 0).any())
-    with panels(1, len(kept), f"Peak memory per rank of {title(cells)}", notes(known)) as (figure, axes):
+    with panels(1, len(kept), f"Peak memory per rank of {title(cells)}", caveats(known)) as (figure, axes):
         for column, keeps in enumerate(kept):
             axis = axes[0, column]
             panel = shown[shown["keeps"] == keeps]

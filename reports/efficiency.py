@@ -5,6 +5,7 @@ Takes rows of the efficiency table of one model, scaling, setting and series (`k
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 
 from reports import units
 from reports.charts import Styles, notes, title
+from reports.intervals import error_bars
 from reports.style import legend, name_panel, panels
 
 # A loss has one colour, as a factor and in seconds.
@@ -23,7 +25,7 @@ HATCH = "//////"
 # A smaller factor above 1, or part below zero, is too thin for its hatching to be seen.
 SEEN_FRAC = 0.005
 
-_INK = "#222222"
+_INK, _DARK = "#222222", "#1f3b57"
 # In the order of the tree: what each factor loses, it loses of what the factors before it left.
 _FACTORS = {
     "load_balance": ("load balance", IMBALANCE),
@@ -33,6 +35,8 @@ _FACTORS = {
 }
 # Inches: a bar with its label, the widest row of panels that a page shows well, and the narrowest that holds the legend.
 _SLOT, _WIDEST, _NARROWEST = 0.36, 13.0, 9.4
+# Of the axis over the highest figure: a label fits, and an interval that is not much wider.
+_HEADROOM = 1.14
 # Between two world sizes, in bars.
 _GAP = 0.7
 
@@ -42,7 +46,8 @@ def waterfall(cells: pd.DataFrame, styles: Styles) -> Figure | None:
 
     Each bar spans the product of the factors before it and that product times its own factor, which is written above it;
     so the last step is the product of all. Where no cell has a baseline, that is the parallel efficiency. A black line is
-    the efficiency measured directly; a world size where it disagrees with the product says "not reconciled".
+    the efficiency measured directly; a world size where it disagrees with the product says "not reconciled". Thin bars are the
+    95 % intervals of both, where they are known.
     """
     if cells.empty:
         return None
@@ -59,13 +64,17 @@ def waterfall(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     products = cells[factors].astype(float).cumprod(axis=1)
     highest = max(1.0, products.max().max(), cells["measured_efficiency"].fillna(0).max())
     name = f"Where efficiency is lost: {series_title(cells)}"
-    with panels(rows, columns, name, notes(cells), width=width, tall=0.8, between=0.7) as (figure, axes):
+    with panels(rows, columns, name, _notes(cells, highest * _HEADROOM), width=width, tall=0.8, between=0.7) as (
+        figure,
+        axes,
+    ):
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
         for number, contender in enumerate(names):
             axis = axes.flat[number]
             flags = dict.fromkeys(sizes, "")
             axis.axhline(1.0, color="#888888", linestyle="--", linewidth=1.0, zorder=1)
+            axis.set_ylim(0, highest * _HEADROOM)
             for row in cells[cells["contender"] == contender].to_dict("records"):
                 _staircase(axis, stride * sizes.index(row["world_size"]), row, factors)
                 flags[row["world_size"]] = _flag(row)
@@ -77,7 +86,7 @@ def waterfall(cells: pd.DataFrame, styles: Styles) -> Figure | None:
             )
             for label, size in zip(axis.get_xticklabels(), sizes, strict=True):
                 label.set_color(WARN if flags[size] else _INK)
-            axis.set(xlim=(-0.5 - _GAP / 2, stride * len(sizes) - 0.5 - _GAP / 2), ylim=(0, highest * 1.14))
+            axis.set(xlim=(-0.5 - _GAP / 2, stride * len(sizes) - 0.5 - _GAP / 2))
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
             axis.set_ylabel("" if number % columns else "of ideal")
         extra: list[Any] = [Patch(color=_FACTORS[factor][1], label=_FACTORS[factor][0]) for factor in factors]
@@ -121,12 +130,34 @@ def _staircase(axis: Axes, left: float, row: dict[Any, Any], factors: list[str])
         level = after
     end = left + len(factors)
     axis.bar(end, level, 0.86, color=USEFUL, linewidth=0, zorder=2)
+    product, direct = _intervals(row)
+    error_bars(axis, [end - 0.2], product[:1], product[1:], _DARK)
+    error_bars(axis, [end + 0.2], direct[:1], direct[1:], "black")
     measured = row["measured_efficiency"]
     if not units.is_unknown(measured):
         axis.plot([end - 0.5, end + 0.5], [measured, measured], color="black", linewidth=2, zorder=3.5)
-    # On its own bar, unless the line would cross it there.
+    # On its own bar, unless the line would cross it there; at its foot where intervals would.
     crossed = not units.is_unknown(measured) and level < measured < level + 0.12
-    axis.text(end, (measured if crossed else level) + 0.02, f"={level:.2f}", **word)
+    sure = any(not units.is_unknown(high) and high > low for low, high in (product, direct))
+    axis.text(end, 0.02 if sure else (measured if crossed else level) + 0.02, f"={level:.2f}", **word)
+
+
+def _intervals(row: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
+    """Ends of the interval of the product, and of what was measured directly; unknown where one is not known."""
+    product = "parallel_efficiency" if units.is_unknown(row["global_efficiency"]) else "global_efficiency"
+    found = [row[f"{product}_{end}"] for end in ("lo", "hi")]
+    if row["baseline_world_size"] != 1:
+        # What was measured directly is multiplied by what such a baseline lost, which is not that sure.
+        return found, [None, None]
+    return found, [row[f"efficiency_{end}"] for end in ("lo", "hi")]
+
+
+def _notes(cells: pd.DataFrame, top: float) -> str:
+    ends = [_intervals(row) for row in cells.to_dict("records")]
+    highs = [high for _, high in itertools.chain(*ends) if not units.is_unknown(high)]
+    words = notes(cells, any(high > top for high in highs), "attribution launch")
+    direct = any(not units.is_unknown(high) for _, (_, high) in ends)
+    return f"{words} The bar of what was measured directly: over timing launches." if direct else words
 
 
 def _flag(row: dict[Any, Any]) -> str:

@@ -45,6 +45,7 @@ class Section:
     table: pd.DataFrame | None = None
     folded: bool = True
     paragraphs: list[Paragraph] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

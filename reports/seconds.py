@@ -17,12 +17,15 @@ from matplotlib.patches import Patch
 from reports import units
 from reports.charts import Styles, notes
 from reports.efficiency import HATCH, IMBALANCE, SEEN_FRAC, TRANSFER, USEFUL, WAIT, WARN, hatched, series_title
+from reports.intervals import flat_bars
 from reports.style import PANEL_HEIGHT, legend, name_panel, panels
 
 # Above this, the page says what the meter costs.
 METER_FRAC = 0.03
 
 _STRAGGLER = "#1f3b57"
+# How far the axis follows an interval beyond the longest bar.
+_ROOM = 1.25
 _PARTS = {
     "useful_s": ("useful", USEFUL),
     "imbalance_s": ("load imbalance", IMBALANCE),
@@ -46,7 +49,13 @@ def step_parts(cells: pd.DataFrame, styles: Styles) -> Figure | None:
     ]
     tall = max(0.5, 0.23 * (places[-1] + 1) / PANEL_HEIGHT)
     left_inches = 0.3 + 0.075 * max(map(len, labels))
-    words = " ".join(part for part in (notes(shown), meter_cost(shown)) if part)
+    longest = shown[["step_time_s", "sync_s", "full_s"]].astype(float).max().max()
+    # As long as its communication, from where the slowest rank's own seconds end.
+    low, high = (shown["slowest_useful_s"] + shown[f"exposed_comm_s_{end}"].astype(float) for end in ("lo", "hi"))
+    right = max(1.03 * longest, min(1.02 * high.max(), _ROOM * longest) if high.notna().any() else 0.0)
+    cut = bool((low.lt(0) | high.gt(right)).any())
+    sure = notes(shown, cut, "attribution launch", "exposed communication (waiting and transfer)")
+    words = " ".join(part for part in (sure, meter_cost(shown)) if part)
     name = f"Seconds of a step: {series_title(cells)}"
     with panels(1, 1, name, words, width=7.6, tall=tall, left=left_inches) as (figure, axes):
         axis = axes[0, 0]
@@ -56,7 +65,11 @@ def step_parts(cells: pd.DataFrame, styles: Styles) -> Figure | None:
         axis.set_yticks(places, labels)
         name_panel(axis, "strategy, ranks: mean of the metered steps")
         axis.set(xlabel=f"time, {unit}", ylim=(places[-1] + 0.6, -0.6))
-        axis.set_xlim(0, shown[["step_time_s", "sync_s", "full_s"]].astype(float).max().max() / divisor * 1.03)
+        axis.set_xlim(0, right / divisor)
+        # Below the mark, whose interval it is not.
+        flat_bars(
+            axis, [place + 0.24 for place in places], (low / divisor).tolist(), (high / divisor).tolist(), "#222222"
+        )
         axis.grid(False, axis="y")
         axis.grid(True, axis="x")
         extra: list[Any] = [Patch(color=color, label=label) for label, color in _PARTS.values()]

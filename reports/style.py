@@ -93,7 +93,7 @@ def panels(
     panel_width = max(width, 6.2 / columns if columns < 2 else width)
     panel_height = PANEL_HEIGHT * tall
     wide = left + columns * panel_width + (columns - 1) * _BETWEEN_X + _RIGHT
-    lines = textwrap.wrap(notes, int(wide * 15.5))
+    lines = textwrap.wrap(notes, int(wide * 14.5))
     top = _TOP + 0.17 * len(lines)
     high = top + rows * panel_height + (rows - 1) * between + _BOTTOM
     with look():
@@ -156,7 +156,7 @@ def log2_axis(axis: Axes, values: Iterable[int], label: str = "") -> None:
     axis.set_xlabel(label)
 
 
-def dodged(value: float, position: int, total: int, span: float) -> float:
+def dodged(value: float, position: float, total: int, span: float) -> float:
     """The place on a log2 axis of one of `total` contenders: a little beside the others, so that none hides another.
 
     `span` is the largest over the smallest value of the axis.

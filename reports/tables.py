@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from reports import units
-
-Column = tuple[str, str, Callable[[Any], str]]
+from reports.columns import Column, interval, table, with_intervals, without_empty, without_unknown_intervals
 
 _CELL: list[Column] = [
     ("model", "model", units.text),
@@ -23,17 +21,6 @@ _SPEED: list[Column] = [
     ("step_time_s", "step time", units.seconds),
     ("tokens_per_s", "tokens/s", units.rate),
 ]
-
-
-def _table(frame: pd.DataFrame, columns: list[Column]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {title: [write(value) for value in frame[name]] for name, title, write in columns}, dtype=object
-    )
-
-
-def _without_empty(table: pd.DataFrame, *titles: str) -> pd.DataFrame:
-    """The table without those of its columns that say nothing in any row."""
-    return table.drop(columns=[title for title in titles if bool((table[title] == units.UNKNOWN).all())])
 
 
 def _names(value: str) -> str:
@@ -65,22 +52,31 @@ def headline(scaling: pd.DataFrame) -> pd.DataFrame:
     """What `scalebench run` and `report` print: a row a cell, few enough columns for a terminal."""
     columns: list[Column] = [
         *(column for column in _CELL),
-        *_SPEED,
+        _SPEED[0],
+        ("within", "95 %", units.text),
+        _SPEED[1],
         ("efficiency", "efficiency", units.fraction),
         ("peak_memory_bytes", "peak memory", units.memory),
         ("marks", "outcome", units.text),
     ]
-    return _without_empty(_table(_marked(scaling), columns), "setting")
+    ends = scaling[["step_time_s", "step_time_s_lo", "step_time_s_hi"]].itertuples(index=False, name=None)
+    marked = _marked(scaling).assign(within=[units.either_way(*found) for found in ends])
+    return without_unknown_intervals(without_empty(table(marked, columns), "setting"))
 
 
 def speed(scaling: pd.DataFrame) -> pd.DataFrame:
-    """Every cell with its step time, speed, speed-up and efficiency."""
+    """Every cell with its step time, speed, speed-up and efficiency, and their 95 % intervals where one is known."""
     columns: list[Column] = [
         *_CELL,
         ("marks", "outcome", units.text),
-        *_SPEED,
+        ("step_time_s", "step time", units.seconds),
+        interval("step_time_s", "step time"),
+        ("tokens_per_s", "tokens/s", units.rate),
+        interval("tokens_per_s", "tokens/s"),
         ("speedup", "speed-up", units.ratio),
+        interval("speedup", "speed-up"),
         ("efficiency", "efficiency", units.fraction),
+        interval("efficiency", "efficiency"),
         ("baseline", "baseline", _series_and_size),
         ("mfu", "MFU", units.fraction),
         ("tokens_per_s_per_rank", "tokens/s a rank", units.rate),
@@ -91,20 +87,34 @@ def speed(scaling: pd.DataFrame) -> pd.DataFrame:
         ("launch_spread_frac", "spread", units.fraction),
         ("final_loss", "final loss", units.number),
     ]
-    return _without_empty(_table(_marked(scaling), columns), "setting", "MFU", "spread")
+    shown = table(_marked(with_intervals(scaling)), columns)
+    return without_unknown_intervals(without_empty(shown, "setting", "MFU", "spread"))
 
 
-def fastest(ranking: pd.DataFrame) -> pd.DataFrame:
-    """The fastest measured strategy of each group, and who can't be told from it."""
+def fastest(ranking: pd.DataFrame, aa_spread_frac: float | None) -> pd.DataFrame:
+    """The fastest measured strategy of each group, who can't be told from it, and how far it is ahead of the next, with its 99 %
+    interval and the spread of the A/A pair."""
     columns: list[Column] = [
         *(column for column in _CELL if column[0] != "contender"),
         ("fastest", "fastest measured", units.text),
-        *_SPEED,
+        ("step_time_s", "step time", units.seconds),
+        ("runner_up", "next", units.text),
+        ("ahead_frac", "ahead by", units.fraction),
+        ("ahead_between", "ahead by, 99 %", units.text),
+        ("spread", "A/A spread", units.fraction),
         ("unresolved", "not resolved", _names),
         ("slower", "slower", _names),
+        ("tokens_per_s", "tokens/s", units.rate),
         ("slowest_ratio", "fastest / slowest", units.ratio),
+        ("slowest_ratio_between", "fastest / slowest, 99 %", units.text),
     ]
-    return _without_empty(_table(ranking, columns), "setting")
+    ahead = ranking[["lead", "lead_lo", "lead_hi"]].astype(float) - 1
+    shown = with_intervals(ranking).assign(
+        ahead_frac=ahead["lead"],
+        ahead_between=[units.fraction_between(*ends) for ends in zip(ahead["lead_lo"], ahead["lead_hi"], strict=True)],
+        spread=float("nan") if aa_spread_frac is None else aa_spread_frac,
+    )
+    return without_unknown_intervals(without_empty(table(shown, columns), "setting", "A/A spread"))
 
 
 def accumulation(scaling: pd.DataFrame) -> pd.DataFrame:
@@ -114,9 +124,11 @@ def accumulation(scaling: pd.DataFrame) -> pd.DataFrame:
         ("micro_batch_size", "micro-batch", units.count),
         *_SPEED,
         ("accumulation_gain", "tokens/s against the least accumulation", units.ratio),
+        interval("accumulation_gain", "gain"),
         ("marks", "outcome", units.text),
     ]
-    return _without_empty(_table(_marked(scaling[scaling["accumulation_gain"].notna()]), columns), "setting")
+    shown = table(_marked(with_intervals(scaling[scaling["accumulation_gain"].notna()])), columns)
+    return without_unknown_intervals(without_empty(shown, "setting"))
 
 
 def memory(scaling: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +140,7 @@ def memory(scaling: pd.DataFrame) -> pd.DataFrame:
         ("base_memory_bytes", "before the model", units.memory),
         ("marks", "outcome", units.text),
     ]
-    return _without_empty(_table(_marked(scaling), columns), "setting")
+    return without_empty(table(_marked(scaling), columns), "setting")
 
 
 def efficiency(efficiency: pd.DataFrame) -> pd.DataFrame:
@@ -143,20 +155,24 @@ def efficiency(efficiency: pd.DataFrame) -> pd.DataFrame:
         ("parallel_efficiency", "parallel", units.fraction),
         ("compute_scaling", "compute scaling", units.fraction),
         ("global_efficiency", "global", units.fraction),
+        interval("global_efficiency", "global"),
         ("efficiency", "measured efficiency", units.fraction),
+        interval("efficiency", "measured"),
         ("baseline_world_size", "against ranks", units.count),
         ("reconciliation_error", "apart by", units.fraction),
         ("useful_s", "useful", units.seconds),
         ("imbalance_s", "imbalance", units.seconds),
         ("wait_s", "waiting", units.seconds),
         ("transfer_s", "moving bytes", units.seconds),
+        ("exposed_comm_s", "exposed", units.seconds),
+        interval("exposed_comm_s", "exposed"),
         ("full_s", "metered step", units.seconds),
         ("step_time_s", "step time", units.seconds),
         ("meter_overhead_frac", "meter's cost", units.fraction),
         ("straggler", "straggler", units.count),
         ("launches", "launches", units.count),
     ]
-    marked = efficiency.assign(
+    marked = with_intervals(efficiency).assign(
         marks=[
             ", ".join(
                 word
@@ -170,7 +186,7 @@ def efficiency(efficiency: pd.DataFrame) -> pd.DataFrame:
             for row in efficiency.to_dict("records")
         ]
     )
-    return _without_empty(_table(marked, columns), "setting", "notes", "straggler")
+    return without_unknown_intervals(without_empty(table(marked, columns), "setting", "notes", "straggler"))
 
 
 def ranks(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -184,7 +200,7 @@ def ranks(ranks: pd.DataFrame) -> pd.DataFrame:
         ("slow", "note", units.text),
     ]
     marked = ranks.assign(slow=ranks["straggler"].map({True: "straggler", False: ""}))
-    return _without_empty(_table(marked, columns), "setting", "note")
+    return without_empty(table(marked, columns), "setting", "note")
 
 
 def phases(phases: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +220,7 @@ def phases(phases: pd.DataFrame) -> pd.DataFrame:
         ("kind", "kind", units.text),
     ]
     columns.insert(1, ("strategy", "strategy", units.text))
-    return _table(phases, columns)
+    return table(phases, columns)
 
 
 def traffic(traffic: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +238,7 @@ def traffic(traffic: pd.DataFrame) -> pd.DataFrame:
         ("theory_factor", "factor, theory", units.number),
         ("unknown_because", "why there is no theory", units.text),
     ]
-    return _without_empty(_table(traffic, columns), "setting", "why there is no theory")
+    return without_empty(table(traffic, columns), "setting", "why there is no theory")
 
 
 def environment(environment: pd.DataFrame) -> pd.DataFrame:
@@ -241,5 +257,5 @@ def environment(environment: pd.DataFrame) -> pd.DataFrame:
         ("launches", "launches", units.count),
         ("note", "note", units.text),
     ]
-    table = _table(shown, columns)
-    return table if bool(environment["differs"].any()) else table.drop(columns="note")
+    text = table(shown, columns)
+    return text if bool(environment["differs"].any()) else text.drop(columns="note")

@@ -18,6 +18,10 @@ _BYTES = [(1.0, "B"), (2.0**10, "KiB"), (2.0**20, "MiB"), (2.0**30, "GiB"), (2.0
 _SCALES = {"seconds": _SECONDS, "rate": _RATES, "bytes": _BYTES}
 
 
+# Ends of an interval further apart than this are no figures any more.
+_WIDEST = 1e4
+
+
 def is_unknown(value: Any) -> bool:
     """True for None, NaN and NA, which stand for what was not measured."""
     return value is None or bool(pd.isna(value))
@@ -98,3 +102,56 @@ def number(value: Any) -> str:
 def text(value: Any) -> str:
     """Text as it is, an en dash for none."""
     return UNKNOWN if is_unknown(value) or value == "" else str(value)
+
+
+def _between(low: Any, high: Any, divisor: float, unit: str, decimals: int = 0) -> str:
+    """`decimals`: the fewest that both ends get."""
+    if is_unknown(low) or is_unknown(high):
+        return UNKNOWN
+    if low > 0 and high > low * _WIDEST:
+        return "over 100x either way"
+    if low > 0 and high > low * 3:
+        # Ends of unequal size: each has its own decimals.
+        ends = [significant(float(end) / divisor, 2) for end in (low, high)]
+    else:
+        half = (high - low) / 2 / divisor
+        # As many decimals as half its width has one or two digits in: more are noise, fewer make both ends one figure.
+        digits = min(4, -math.floor(math.log10(half / 3))) if half > 0 else 2
+        # + 0.0, because a little below zero would be written "-0.0".
+        ends = [
+            f"{round(float(end) / divisor, max(decimals, digits)) + 0.0:,.{max(decimals, digits)}f}"
+            for end in (low, high)
+        ]
+    return f"{ends[0]} to {ends[1]} {unit}".rstrip()
+
+
+def _scaled_between(low: Any, high: Any, kind: str) -> str:
+    return _between(low, high, *scale(0.0 if is_unknown(high) else float(high), kind))
+
+
+def seconds_between(low: Any, high: Any) -> str:
+    """An interval of seconds as "98.2 to 101.9 ms"."""
+    return _scaled_between(low, high, "seconds")
+
+
+def rate_between(low: Any, high: Any) -> str:
+    """An interval of something per second as "6.31 to 6.52 k"."""
+    return _scaled_between(low, high, "rate")
+
+
+def fraction_between(low: Any, high: Any) -> str:
+    """An interval of a fraction of one as "78.1 to 82.0 %"."""
+    return _between(low, high, 0.01, "%", 1)
+
+
+def ratio_between(low: Any, high: Any) -> str:
+    """An interval of a ratio as "1.55 to 1.65x"."""
+    return _between(low, high, 1.0, "x", 2).replace(" x", "x")
+
+
+def either_way(value: Any, low: Any, high: Any) -> str:
+    """An interval as "±2.1 %" of its figure, by its wider side."""
+    if is_unknown(low) or is_unknown(high):
+        return UNKNOWN
+    half = max(high / value - 1, 1 - low / value)
+    return "over ±100 %" if half > 1 else f"±{significant(100 * half, 2)} %"

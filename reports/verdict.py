@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -19,8 +21,9 @@ class Paragraph:
     sentences: list[str] = field(default_factory=list)
 
 
-def lead(scaling: pd.DataFrame) -> list[str]:
-    """What was tried, and how far the figures can be trusted; `scaling` holds rows of `scaling_table`."""
+def lead(scaling: pd.DataFrame, aa_spread_frac: float | None) -> list[str]:
+    """What was tried, and how far the figures can be trusted; `scaling` holds rows of `scaling_table`, `aa_spread_frac` is how
+    far the A/A pair is apart, None where none ran."""
     if scaling.empty:
         return ["No timing launch was found: there is nothing to compare."]
     tried = int(scaling["launches_tried"].sum())
@@ -33,19 +36,9 @@ def lead(scaling: pd.DataFrame) -> list[str]:
         return [*sentences, "No cell gave a figure; the reasons are below."]
     single = int((ok["launches"] == 1).sum())
     if single:
-        which = "Each cell" if single == len(ok) else f"{_plural(single, 'cell')} of {len(ok)}"
-        sentences.append(
-            f"{which} was measured by one launch, so that no interval is known: what comes within 5 % of the fastest is "
-            "called not resolved, a margin assumed for the noise between two launches of the same cell (A/A noise), which was "
-            "not measured here and is larger where other work shares the machine; a larger difference is one measurement, "
-            "not a proof."
-        )
+        sentences.append(_one_launch(ok, single, aa_spread_frac))
     if single < len(ok):
-        spread = units.fraction(ok["launch_spread_frac"].max())
-        sentences.append(
-            f"Where a cell was launched several times, its figures are medians over launches, which differed by up to "
-            f"{spread} within a cell; differences inside a group's own spread are called not resolved."
-        )
+        sentences.append(_several_launches(ok[ok["launches"] > 1], aa_spread_frac))
     crowded = int(ok["oversubscribed"].astype(bool).sum())
     if crowded:
         sentences.append(
@@ -61,6 +54,46 @@ def lead(scaling: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def _one_launch(ok: pd.DataFrame, single: int, aa_spread_frac: float | None) -> str:
+    """How figures of one launch are told apart; `single` is the number of cells that have no more."""
+    some = f"{single} of {_plural(len(ok), 'cell')} {'was' if single == 1 else 'were'}"
+    text = f"{'Each cell was' if single == len(ok) else some} measured by one launch, so that no interval is known: "
+    wide = aa_spread_frac is not None and aa_spread_frac > 0.05
+    text += (
+        f"what comes within {units.fraction(aa_spread_frac) if wide else '5 %'} of the fastest is called not resolved, "
+    )
+    if aa_spread_frac is None:
+        text += (
+            "a margin assumed for the noise between two launches of the same cell (A/A noise), which was not measured here and "
+            "is larger where other work shares the machine; "
+        )
+    elif wide:
+        text += "as far as the A/A pair, two launches of the same cell, is apart; "
+    else:
+        text += (
+            "a margin assumed for the noise between two launches of the same cell, of which the A/A pair, "
+            f"{units.fraction(aa_spread_frac)} apart, shows one example; "
+        )
+    return f"{text}a larger difference is one measurement, not a proof."
+
+
+def _several_launches(ok: pd.DataFrame, aa_spread_frac: float | None) -> str:
+    """How figures of several launches are told apart."""
+    least, most = int(ok["launches"].min()), int(ok["launches"].max())
+    number = str(most) if least == most else f"{least} to {most}"
+    pair = (
+        "(no A/A pair gave a figure to hold it to as well)"
+        if aa_spread_frac is None
+        else f"and the ratio is beyond the spread of the A/A pair, {units.fraction(aa_spread_frac)}"
+    )
+    return (
+        f"Figures of several launches are means over {number} launches with 95 % intervals; launches differed by up to "
+        f"{units.fraction(ok['launch_spread_frac'].max())} within a cell. A strategy is called slower than the fastest where the "
+        f"99 % interval of the ratio of their step times (in brackets beside a lead) leaves out 1 {pair}; what is not is called "
+        "not resolved."
+    )
+
+
 def paragraphs(scaling: pd.DataFrame, ranking: pd.DataFrame) -> list[Paragraph]:
     """For each model, scaling and setting: the fastest, the efficiency, accumulation, and what did not run."""
     found: list[Paragraph] = []
@@ -73,7 +106,7 @@ def paragraphs(scaling: pd.DataFrame, ranking: pd.DataFrame) -> list[Paragraph]:
             paragraph.sentences.append(
                 _efficiency(cells[cells["grad_accum_steps"] == accumulation], int(str(accumulation)))
             )
-        paragraph.sentences += [*_accumulation(cells), *_did_not_run(cells)]
+        paragraph.sentences += [*_accumulation(cells, ranked), *_did_not_run(cells)]
         found.append(paragraph)
     return found
 
@@ -99,10 +132,21 @@ def _fastest(accumulation: int, rows: pd.DataFrame) -> str:
         near = f" (not resolved{once}: {row['unresolved']})" if row["unresolved"] else ""
         alone = " (no other gave a figure)" if row["num_ok"] == 1 else ""
         crowded = ", oversubscribed" if row["oversubscribed"] else ""
-        at = f"{units.ranks(row['world_size'])} [{units.seconds(row['step_time_s'])} a step{crowded}]"
+        time = units.seconds(row["step_time_s"])
+        at = f"{units.ranks(row['world_size'])} [{time} a step{_ahead(row)}{crowded}]"
         answers.setdefault(f"{row['fastest']}{near}{alone}", []).append(at)
     parts = [f"{answer} at {', '.join(places)}" for answer, places in answers.items()]
     return f"Fastest measured, accumulation {accumulation}: {'; '.join(parts)}."
+
+
+def _ahead(row: dict[Hashable, Any]) -> str:
+    """How far the fastest is ahead of the next, where that is sure; empty elsewhere."""
+    next_one = row["runner_up"]
+    first_slower = row["slower"] == next_one or str(row["slower"]).startswith(f"{next_one}, ")
+    if not first_slower or units.is_unknown(row["lead_lo"]):
+        return ""
+    sure = units.fraction_between(row["lead_lo"] - 1, row["lead_hi"] - 1)
+    return f", {units.fraction(row['lead'] - 1)} faster than {next_one} ({sure})"
 
 
 def _efficiency(cells: pd.DataFrame, accumulation: int) -> str:
@@ -119,12 +163,13 @@ def _efficiency(cells: pd.DataFrame, accumulation: int) -> str:
     for row in largest.to_dict("records"):
         size, base = units.ranks(row["world_size"]), units.ranks(row["baseline_world_size"])
         against = f"at {size} against {base} of the same strategy"
-        parts.setdefault(against, []).append(f"{row['contender']} {units.fraction(row['efficiency'])}")
+        sure = _in_brackets(units.fraction_between(row["efficiency_lo"], row["efficiency_hi"]))
+        parts.setdefault(against, []).append(f"{row['contender']} {units.fraction(row['efficiency'])}{sure}")
     told = [f"{against}, {', '.join(each)}" for against, each in parts.items()]
     return f"Efficiency, accumulation {accumulation}: {'; '.join(told)}."
 
 
-def _accumulation(cells: pd.DataFrame) -> list[str]:
+def _accumulation(cells: pd.DataFrame, ranked: pd.DataFrame) -> list[str]:
     known = cells[cells["accumulation_gain"].notna()]
     if known.empty:
         return []
@@ -134,9 +179,13 @@ def _accumulation(cells: pd.DataFrame) -> list[str]:
     if least == most or at.empty:
         return []
     each = ", ".join(
-        f"{name} {units.ratio(gain)}" for name, gain in zip(at["contender"], at["accumulation_gain"], strict=True)
+        f"{row['contender']} {units.ratio(row['accumulation_gain'])}"
+        f"{_in_brackets(units.ratio_between(row['accumulation_gain_lo'], row['accumulation_gain_hi']))}"
+        for row in at.to_dict("records")
     )
-    once = " (a change below 5 % is not resolved from one launch)" if (at["launches"] == 1).any() else ""
+    margin = ranked.loc[ranked["min_launches"] == 1, "resolution_frac"].max()
+    single = bool((at["launches"] == 1).any())
+    once = f" (a change below {units.fraction(margin)} is not resolved from one launch)" if single else ""
     size = units.ranks(at["world_size"].iloc[0])
     return [f"Accumulation {most} in place of {least}, tokens/s at {size}: {each}{once}."]
 
@@ -153,6 +202,10 @@ def _did_not_run(cells: pd.DataFrame) -> list[str]:
         told = [f"{', '.join(names)} at {where}" for where, names in contenders.items()]
         sentences.append(f"No figure, {outcome} ({reason}): {'; '.join(told)}.")
     return sentences
+
+
+def _in_brackets(interval: str) -> str:
+    return "" if interval == units.UNKNOWN else f" ({interval})"
 
 
 def _plural(count: int, one: str, many: str | None = None) -> str:

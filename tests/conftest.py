@@ -12,6 +12,8 @@ from bench.results.record import Record
 from bench.results.store import read_records
 from tests.command_line import ROOT, Scalebench, command, command_environment
 
+pytest_plugins = ["bench.track.plugin"]
+
 
 @pytest.fixture(scope="session")
 def scalebench() -> Scalebench:
@@ -34,6 +36,7 @@ def scalebench() -> Scalebench:
 
 
 EQUAL_WORK = """
+aa_pair: false
 defaults:
   model: gpt-nano
   model_options: {hidden_size: 128, num_layers: 3, vocab_size: 1024}

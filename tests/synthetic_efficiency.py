@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 
 STRATEGIES = ("ddp", "zero0", "zero1", "zero2", "zero3")
+# What has an interval in charts.
+_SURE = ("parallel_efficiency", "global_efficiency", "efficiency", "exposed_comm_s")
 # Seconds that waiting and transfer cost at two ranks.
 _WAIT = {"ddp": 0.004, "zero0": 0.006, "zero1": 0.009, "zero2": 0.014, "zero3": 0.03}
 _TRANSFER = {"ddp": 0.008, "zero0": 0.012, "zero1": 0.016, "zero2": 0.02, "zero3": 0.05}
@@ -22,12 +24,14 @@ def cell(
     measured: float | None = None,
     meter_s: float = 0.0,
     straggler: int | None = None,
+    sure: float | None = None,
     **changes: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One cell whose rank r computes for useful_s[r] in every step: its efficiency row and its ranks' rows.
 
     `base_useful_s` is the baseline's useful time for the same work, None where there is no baseline; `measured` the
-    efficiency by timing launches, by default what the tree says; `meter_s` what the meter adds to a step.
+    efficiency by timing launches, by default what the tree says; `meter_s` what the meter adds to a step; `sure` the half width
+    of every interval as a fraction, None where there is none.
     """
     size = len(useful_s)
     mean_s, slowest_s = sum(useful_s) / size, max(useful_s)
@@ -78,6 +82,9 @@ def cell(
         "paced": False,
         **changes,
     }
+    for name in _SURE:
+        ends = (None, None) if sure is None or row[name] is None else (row[name] * (1 - sure), row[name] * (1 + sure))
+        row[f"{name}_lo"], row[f"{name}_hi"] = ends
     row["strategy"] = row["contender"].partition(" ")[0]
     row.setdefault("cell_id", f"{row['model']}_{row['contender']}_w{size}_g{row['grad_accum_steps']}_{row['scaling']}")
     ranks = [

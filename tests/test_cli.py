@@ -18,7 +18,9 @@ def test_dry_run_prints_exact_commands_and_runs_nothing(tmp_path: Path, scaleben
     done = scalebench("run", "quick", "--dry-run", "--json", "--device", "cpu", "--output", output)
     assert done.returncode == 0 and not output.exists()
     plan = json.loads(done.stdout)
-    assert len(plan) == 29 and all(entry["outcome"] is None for entry in plan)
+    assert len(plan) == 30 and all(entry["outcome"] is None for entry in plan)
+    [twin] = [entry for entry in plan if entry["twin"]]
+    assert twin["kind"] == "timing" and sum(entry["cell"] == twin["cell"] for entry in plan) == 3
     for entry in plan:
         words = shlex.split(entry["command"])
         assert words[0].endswith("deepspeed") or words[1:3] == ["-m", "deepspeed.launcher.runner"]
@@ -26,9 +28,19 @@ def test_dry_run_prints_exact_commands_and_runs_nothing(tmp_path: Path, scaleben
         assert words[words.index("--num_gpus") + 1] in entry["cell"].split("_w")[1].split("_")[0]
 
 
+def test_launches_of_every_timed_cell_can_be_asked_for(scalebench: Scalebench) -> None:
+    run = ("run", "quick", "--dry-run", "--device", "cpu")
+    plan = json.loads(scalebench(*run, "--json", "--launches", "2").stdout)
+    # 23 cells and the twin twice, the attribution launches as the suite says.
+    assert len(plan) == 2 * (23 + 1) + 6
+    shown = scalebench(*run, "--launches", "auto", "--target-interval", "0.05", "--budget-minutes", "7").stdout
+    assert "126 launches, then more by need (to 5 %, at most 7 min), 0 cells skipped" in shown
+
+
 def test_dry_run_shows_plain_training_unless_it_is_not_wanted(tmp_path: Path, scalebench: Scalebench) -> None:
     run = ("run", "quick", "--dry-run", "--device", "cpu", "--output", tmp_path / "out")
     shown = scalebench(*run).stdout
+    assert shown.count(" (A/A twin)\n") == 1
     # Global batches of 4, 8 and 32 sequences of gpt-nano, of 1, 2, 4 and 8 of the paced model.
     assert "plain training of 7 global batches" in shown
     assert f"-m bench.worker.reference {tmp_path / 'out'}" in shown
@@ -65,6 +77,20 @@ def test_a_run_of_which_nothing_can_be_launched_fails_and_says_so(tmp_path: Path
         (["run", "quick", "--device", "tpu"], "--device: found 'tpu'"),
         (["run", "quick", "--device", "cuda"], "--device cuda"),
         (["run", "quick", "--hostfile", "absent", "--dry-run"], "cannot read hostfile absent"),
+        (
+            ["run", "quick", "--launches", "many"],
+            "--launches: found 'many', expected a whole number from 1 to 1000, or auto",
+        ),
+        (["run", "quick", "--launches", "0"], "--launches: found '0'"),
+        (
+            ["run", "quick", "--launches", "auto", "--target-interval", "0"],
+            "--target-interval: found 0.0, expected a number",
+        ),
+        (
+            ["run", "quick", "--launches", "auto", "--budget-minutes", "nan"],
+            "--budget-minutes: found nan, expected a number",
+        ),
+        (["run", "quick", "--budget-minutes", "5"], "no cell of quick has `launches: auto`; add --launches auto"),
         (["report", "absent"], "absent is not a folder"),
         (["run", "--nonsense"], "nonsense"),
         (["rum"], "rum"),
@@ -91,7 +117,7 @@ def test_nothing_of_a_suite_reaches_a_shell(tmp_path: Path, scalebench: Scaleben
 
 
 def test_help_has_examples(scalebench: Scalebench) -> None:
-    for verb in ("run", "report"):
+    for verb in ("run", "report", "compare"):
         done = scalebench(verb, "--help")
         assert done.returncode == 0 and f"Example: scalebench {verb}" in " ".join(done.stdout.split())
 

@@ -69,7 +69,8 @@ PROJECT = ["project", "--machine", "dgx1-v100-16gb", "--num-params", "1e8", "--s
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["run", "quick", "--dry-run", "--device", "cpu"], PROJECT]
+    "arguments",
+    [["--help"], ["run", "--help"], ["compare", "--help"], ["run", "quick", "--dry-run", "--device", "cpu"], PROJECT],
 )
 def test_planning_never_imports_torch(arguments: list[str]) -> None:
     code = (

@@ -28,17 +28,27 @@ _PLACE = ("model", "strategy", "scaling", "world_size", "grad_accum_steps", "pro
 _Key = TypeVar("_Key", bound=Hashable)
 
 
+# Of the errors that a confidence leaves, the part that may call slower, and the part that may call faster, what is neither. Not
+# equal, because a gate that misses a slow-down lets it in, while a gain that is missed is still there; and not all of
+# them, because the noise, being estimated from few launches, makes up to a sixth more.
+_SHARES = (0.6, 0.25)
+
+
 @dataclass(frozen=True)
 class Rule:
     """When a difference counts: its interval of that `confidence` leaves out 1, and it is beyond `least_effect_frac` and beyond
-    the spread of the A/A pairs. At 0.99 at most one unchanged cell in a hundred is called faster or slower."""
+    the spread of the A/A pairs. At 0.99, at most 1 % of unchanged cells are called slower or faster."""
 
     confidence: float = 0.99
     least_effect_frac: float = 0.03
 
+    def interval(self, ratio: Estimate) -> tuple[float, float] | None:
+        """The interval of a ratio of step times that decides; None from one launch of either."""
+        return ratio.interval(self.confidence, _SHARES)
+
     def verdict(self, ratio: Estimate, aa_spread_frac: float | None = None) -> tuple[Verdict, str | None]:
         """What a ratio of step times, new over base, comes to; and why, where it is not resolved."""
-        interval = ratio.interval(self.confidence)
+        interval = self.interval(ratio)
         if interval is None:
             return "not resolved", "one launch has no interval: launch both at least twice"
         low, high = interval
@@ -222,7 +232,7 @@ def _compared(base: Measured, new: Measured, ratio: Estimate, rule: Rule, spread
     if why is not None:
         return {"verdict": "not comparable", "why": why}
     verdict, reason = rule.verdict(ratio, spread)
-    low, high = ratio.interval(rule.confidence) or (None, None)
+    low, high = rule.interval(ratio) or (None, None)
     measuring = [
         {name: str(getattr(side.cell, name)) for name in ("steps", "max_warmup_steps")} for side in (base, new)
     ]

@@ -27,8 +27,7 @@ class Measured(BaseModel):
     A/A twin's. `losses`: of the longest of them, from the first warm-up step on; `losses_repeat`: whether all launches have the
     same losses to the last bit (one launch alone is taken to repeat on a CPU, and not on other devices). `calls`: by collective,
     how often it is called and how many bytes it carries in a step of a rank; None without an attribution launch.
-    `environment`: properties as in tables/environment.csv. `settings`: what the launches were told beside the cell.
-    `exposed_comm_s` and the efficiency are what the run's report says. What is unknown is None.
+    `environment`: properties as in tables/environment.csv. `settings`: the leaves of the DeepSpeed file as it was used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

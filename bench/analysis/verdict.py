@@ -73,7 +73,7 @@ def ranking(scaling: pd.DataFrame, measured: Sequence[Measured]) -> pd.DataFrame
         if ratios:
             row.update(runner_up=others["contender"].iloc[0], slowest=others["contender"].iloc[-1])
             for name, ratio in (("lead", ratios[0]), ("slowest_ratio", ratios[-1])):
-                low, high = ratio.interval(RULE.confidence) or (None, None)
+                low, high = RULE.interval(ratio) or (None, None)
                 row.update({name: ratio.value, f"{name}_lo": low, f"{name}_hi": high})
         rows.append(row)
     return pd.DataFrame(rows, columns=RANKING_COLUMNS)

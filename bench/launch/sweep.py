@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import json
 import os
-import random
 import shutil
 import socket
 import time
@@ -22,13 +21,13 @@ from bench.launch.hostfile import Hostfile
 from bench.launch.interrupt import stop_on_signal
 from bench.launch.launcher import LauncherName, free_port, launch_command, launch_environment
 from bench.launch.machine import Machine
+from bench.launch.order import Task, cell_of_the_pair, in_rounds
 from bench.launch.outcome import End, num_oom_kills, settle
 from bench.launch.process import LaunchProcess, end_processes
 from bench.plan.cell import Cell
-from bench.plan.suite import LaunchSettings, PlannedCell, Suite
+from bench.plan.suite import PlannedCell, Suite
 from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
-from bench.results.metered import Injection
-from bench.results.record import KINDS, SCHEMA_VERSION, LaunchKind, Record
+from bench.results.record import SCHEMA_VERSION, LaunchKind, Record
 from bench.results.store import (
     MANIFEST_NAME,
     check_manifest,
@@ -44,7 +43,7 @@ from bench.results.store import (
 class Progress(Protocol):
     """Who is told how a sweep goes."""
 
-    def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None: ...
+    def started(self, task: Task, index: int, total: int, eta_s: float | None) -> None: ...
 
     def tick(self) -> None: ...
 
@@ -53,48 +52,36 @@ class Progress(Protocol):
     def ended(self, record: Record, index: int, total: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Task:
-    """One launch to be made: which cell, of which kind, its number in the suite's run order, and what is disturbed in it."""
-
-    cell: Cell
-    settings: LaunchSettings
-    sequence: int
-    kind: LaunchKind = "timing"
-    injections: tuple[Injection, ...] = ()
-
-
 @dataclass
 class Sweep:
-    """What a suite comes to on a machine: the launches to make, in order, and the cells that can't be launched here."""
+    """What a suite comes to on a machine: the cells that can be launched here and those that can't, and the launches to make, in
+    order."""
 
     suite: Suite
     machine: Machine
     launcher: LauncherName
     folder: Path
     hostfile: Hostfile | None = None
+    runnable: list[PlannedCell] = field(init=False)
     tasks: list[Task] = field(init=False)
     skipped: list[tuple[Cell, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.skipped = []
-        runnable: list[PlannedCell] = []
+        self.runnable = []
         for planned in self.suite.cells:
             reason = planned.skip_reason or self.machine.refusal(planned.cell) or self._too_large(planned.cell)
             if reason is None:
-                runnable.append(planned)
+                self.runnable.append(planned)
             else:
                 self.skipped.append((planned.cell, reason))
-        # Rounds of all cells, each in an order of its own: drift of the machine then hits every cell alike.
-        order = random.Random(self.suite.seed)
-        self.tasks = []
-        settings = [planned.settings for planned in runnable]
-        for launch_round in range(max((max(s.launches, s.attribution_launches) for s in settings), default=0)):
-            due = [(p, KINDS[0]) for p in runnable if launch_round < p.settings.launches]
-            due += [(p, KINDS[1]) for p in runnable if launch_round < p.settings.attribution_launches]
-            order.shuffle(due)
-            for planned, kind in due:
-                self.tasks.append(Task(planned.cell, planned.settings, len(self.tasks), kind))
+        twin = cell_of_the_pair(self.runnable, self.machine) if self.suite.aa_pair else None
+        self.tasks = in_rounds(self.runnable, twin, self.suite.seed)
+
+    @property
+    def by_need(self) -> list[PlannedCell]:
+        """The cells to which launches are added by need, after the planned ones (`launches: auto`)."""
+        return [planned for planned in self.runnable if planned.settings.auto]
 
     def _too_large(self, cell: Cell) -> str | None:
         if cell.world_size > self.machine.num_slots:
@@ -132,15 +119,15 @@ class Sweep:
 
         Any outcome but `skipped` covers a task: out of memory is a result. `forget_failed` makes them missing again.
         """
-        done: Counter[tuple[str, LaunchKind]] = Counter()
+        done: Counter[tuple[str, LaunchKind, bool]] = Counter()
         for path in record_paths(self.folder):
             record = read_record(path)
             if record.outcome != "skipped" and misplaced(path, record) is None:
-                done[record.cell.id, record.kind] += 1
+                done[record.cell.id, record.kind, record.twin] += 1
         missing = []
         for task in self.tasks:
-            if done[task.cell.id, task.kind] > 0:
-                done[task.cell.id, task.kind] -= 1
+            if done[task.cell.id, task.kind, task.twin] > 0:
+                done[task.cell.id, task.kind, task.twin] -= 1
             else:
                 missing.append(task)
         return missing
@@ -177,7 +164,7 @@ class Sweep:
             spent_s: list[float] = []
             for index, task in enumerate(tasks):
                 eta_s = sum(spent_s) / len(spent_s) * (len(tasks) - index) if spent_s else None
-                progress.started(task.cell, task.kind, index, len(tasks), eta_s)
+                progress.started(task, index, len(tasks), eta_s)
                 started = time.monotonic()
                 record = self._launch(task, progress.tick)
                 spent_s.append(time.monotonic() - started)
@@ -216,6 +203,7 @@ class Sweep:
             cell=task.cell,
             suite=self.suite.name,
             sequence=task.sequence,
+            twin=task.twin,
             started_at=_now(),
             started_monotonic_s=time.monotonic(),
             launcher=self.launcher,

@@ -16,23 +16,30 @@ from bench.plan.yaml_source import Location, YamlSource
 
 SHIPPED = Path(__file__).parent / "suites"
 MAX_CELLS = 10_000
+MAX_LAUNCHES = 1000
+AUTO = "auto"
+AUTO_LEAST = 5
+"""Launches that a cell of `launches: auto` gets before more are added by need. Stopping when an interval happens to be narrow
+costs it coverage: 3 to 5 points from three launches on, at most 3 from five."""
 
 _LAUNCH_KEYS = frozenset({"launches", "attribution_launches", "timeout_s"})
+_BY_NEED = frozenset({"target_interval_frac", "budget_minutes"})
 _DERIVED_KEYS = frozenset({"global_batch_size"})
 _CELL_KEYS = frozenset(Cell.model_fields)
 GRID_KEYS = _CELL_KEYS | _LAUNCH_KEYS | _DERIVED_KEYS
-SUITE_KEYS = frozenset({"name", "description", "seed", "defaults", "grids"})
+SUITE_KEYS = frozenset({"name", "description", "seed", "aa_pair", "defaults", "grids"}) | _BY_NEED
 
 
 class LaunchSettings(BaseModel):
     """How often a cell is launched for its speed, how often for where its time goes (metered), and how long one launch
-    may take before it is ended. One of the two counts may be 0."""
+    may take before it is ended. One of the two counts may be 0. `auto`: after these, launches are added by need."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    launches: Annotated[int, Field(ge=0, le=1000)] = 1
-    attribution_launches: Annotated[int, Field(ge=0, le=1000)] = 0
+    launches: Annotated[int, Field(ge=0, le=MAX_LAUNCHES)] = 1
+    attribution_launches: Annotated[int, Field(ge=0, le=MAX_LAUNCHES)] = 0
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,27 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Suite:
-    """A validated suite: its name, the seed of its run order, and its cells in the order of the file."""
+    """A validated suite: its name, the seed of its run order, its cells in the order of the file, and whether one of them is
+    launched as if it were two (the A/A pair).
+
+    Launches are added to cells of `launches: auto` until the 95 % interval of step time of each is narrower than
+    `target_interval_frac` of it, or they took `budget_minutes`.
+    """
 
     name: str
     description: str
     seed: int
     cells: tuple[PlannedCell, ...]
+    aa_pair: bool = True
+    target_interval_frac: float = 0.02
+    budget_minutes: float = 30.0
+
+
+def not_an_amount(value: Any) -> str | None:
+    """Why the value is none for an interval or a budget: what was found, and what is allowed."""
+    if not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < 1e9:
+        return None
+    return f"found {value!r}, expected a number above 0 (and below 1e9)"
 
 
 def shipped_suites() -> list[str]:
@@ -93,6 +115,10 @@ class _Reader:
         seed = content.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             self._fail(("seed",), f"seed: found {seed!r}, expected a whole number from 0 on")
+        aa_pair = content.get("aa_pair", True)
+        if not isinstance(aa_pair, bool):
+            self._fail(("aa_pair",), f"aa_pair: found {aa_pair!r}, expected true or false")
+        by_need = {key: self._amount(key, content[key]) for key in sorted(_BY_NEED & content.keys())}
         self.defaults = self._mapping(content.get("defaults") or {}, ("defaults",), GRID_KEYS)
         grids = content.get("grids")
         if not isinstance(grids, list) or not grids:
@@ -101,7 +127,13 @@ class _Reader:
         for index, grid in enumerate(grids):
             for planned in self._grid(grid, ("grids", index)):
                 cells.setdefault(planned.cell.id, planned)
-        return Suite(name=name, description=description.strip(), seed=seed, cells=tuple(cells.values()))
+        planned_cells = tuple(cells.values())
+        return Suite(name, description.strip(), seed, planned_cells, aa_pair, **by_need)
+
+    def _amount(self, key: str, value: Any) -> float:
+        if (why := not_an_amount(value)) is not None:
+            self._fail((key,), f"{key}: {why}")
+        return float(value)
 
     def _grid(self, grid: Any, location: Location) -> list[PlannedCell]:
         own = self._mapping(grid, location, GRID_KEYS)
@@ -127,6 +159,8 @@ class _Reader:
         if settings.get("launches", 1) == 0 and settings.get("attribution_launches", 0) == 0:
             at = self._at(own, location, "launches")
             self._fail(at, "launches: found 0 and no attribution_launches, expected at least one launch of either kind")
+        if settings.get("launches") == AUTO:
+            settings.update(launches=AUTO_LEAST, auto=True)
         fields = {key: value for key, value in fields.items() if value is not None}
         skip_reason = self._divide(fields, own, location)
         try:
@@ -140,7 +174,8 @@ class _Reader:
                 self._fail(
                     location, f"{key}: missing, every grid needs model, strategy and world_size, and hf: models seq_len"
                 )
-            self._fail(self._at(own, location, key), f"{key}: found {first['input']!r}; {first['msg']}")
+            also = f", or {AUTO}" if key == "launches" else ""
+            self._fail(self._at(own, location, key), f"{key}: found {first['input']!r}; {first['msg']}{also}")
         except (SuiteError, ConfigError) as error:
             key = error.found.split(":", 1)[0].split(".", 1)[0]
             at = self._at(own, location, key) if key in GRID_KEYS else location

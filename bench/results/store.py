@@ -216,8 +216,9 @@ def check_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a results folder for one writer. Raises LaunchError, naming the other process, if it is held already.
+def locked(folder: Path, option: str = "--output") -> Iterator[None]:
+    """Hold a folder for one writer. Raises LaunchError, naming the other process, if it is held already; `option` is the one by
+    which a user names another.
 
     The lock is the kernel's (flock): it goes with the process, however that ends.
     """
@@ -225,7 +226,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise LaunchError(f"cannot write to {folder}: {error.strerror}", hint="give another --output folder") from error
+        raise LaunchError(
+            f"cannot write to {folder}: {error.strerror}", hint=f"give another {option} folder"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -233,7 +236,7 @@ def locked(folder: Path) -> Iterator[None]:
             holder = os.read(descriptor, 64).decode("ascii", "replace").strip() or "another process"
             raise LaunchError(
                 f"{folder} is in use by process {holder}",
-                hint="wait until it ends, or give another --output folder",
+                hint=f"wait until it ends, or give another {option} folder",
             ) from error
         try:
             os.ftruncate(descriptor, 0)

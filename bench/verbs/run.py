@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.launch.sweep import Sweep
+    from bench.progress import SweepProgress
 
 
 def run(
@@ -27,6 +28,13 @@ def run(
         int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")
     ] = None,
     hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
+    launches: Annotated[
+        str | None, typer.Option(help="Timing launches of each cell: a number, or auto (as many as it needs).")
+    ] = None,
+    target_interval: Annotated[
+        float | None, typer.Option(help="Width of the 95 % interval that auto aims at, over the step time, say 0.02.")
+    ] = None,
+    budget_minutes: Annotated[float | None, typer.Option(help="Minutes that auto may add to the launches.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and commands, run nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
     reference: Annotated[
@@ -44,11 +52,12 @@ def run(
     from bench.launch.machine import detect
     from bench.launch.reference import forget_failed_references, make_references
     from bench.launch.sweep import Sweep
+    from bench.plan.flags import with_flags
     from bench.plan.suite import load_suite
     from bench.results.store import locked
 
     started_by = chosen_launcher(launcher, device)
-    chosen = load_suite(suite)
+    chosen = with_flags(load_suite(suite), launches, target_interval, budget_minutes)
     hosts = read_hostfile(hostfile) if hostfile is not None else None
     machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
     folder = output or Path("results") / chosen.name
@@ -68,26 +77,54 @@ def run(
         total, missing = len(sweep.tasks), len(sweep.missing())
         done = f", {total - missing} done before" if missing < total else ""
         console.print(
-            f"{chosen.name}: {total} launches{done}, {len(sweep.skipped)} cells skipped; {machine.description}; {folder}",
+            f"{chosen.name}: {total} launches{done}{_by_need(sweep)}, {len(sweep.skipped)} cells skipped; "
+            f"{machine.description}; {folder}",
             markup=False,
             highlight=False,
         )
         try:
             with SweepProgress(console) as progress:
                 sweep.run(progress)
+                # Before launches are added: a cell whose losses are wrong gets none.
                 if reference:
                     make_references(folder, machine, progress)
+                reached = _add_by_need(sweep, progress)
         except (Interrupted, KeyboardInterrupt) as stop:
             left = len(sweep.missing())
+            added = ", and all that were added" if sweep.by_need else ""
             print(
-                f"stopped ({stop or 'SIGINT'}): {total - left} of {total} launches are done and kept; to go on: "
+                f"stopped ({stop or 'SIGINT'}): {total - left} of {total} launches are done and kept{added}; to go on: "
                 f"{shlex.join(['scalebench', *sys.argv[1:]])}",
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
+    if reached is not None:
+        console.print(reached, markup=False, highlight=False)
     failed = _finish(folder, sweep, console, report, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _by_need(sweep: Sweep) -> str:
+    """What follows the planned launches of a suite with cells of `launches: auto`, in words; empty for another suite."""
+    if not sweep.by_need:
+        return ""
+    suite = sweep.suite
+    return f", then more by need (to {100 * suite.target_interval_frac:g} %, at most {suite.budget_minutes:g} min)"
+
+
+def _add_by_need(sweep: Sweep, progress: SweepProgress) -> str | None:
+    """Make the launches that `launches: auto` asks for beyond the planned ones; in one line what was reached."""
+    if not sweep.by_need:
+        return None  # before pandas is imported
+    from bench.replicate import Addition, replicate
+
+    def add(addition: Addition) -> None:
+        progress.adding(str(addition))
+        sweep.launch([addition.task], progress)
+
+    reached = replicate(sweep, add)
+    return None if reached is None else str(reached)
 
 
 def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
@@ -96,34 +133,42 @@ def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
     plan: list[dict[str, Any]] = []
     for task in sweep.tasks:
         command = shlex.join(sweep.command(task)).replace("--master_port 0", "--master_port FREE_PORT")
-        plan.append({"cell": task.cell.id, "kind": task.kind, "outcome": None, "reason": None, "command": command})
+        known = {"cell": task.cell.id, "kind": task.kind, "twin": task.twin, "outcome": None, "reason": None}
+        plan.append({**known, "command": command})
     for cell, reason in sweep.skipped:
-        plan.append({"cell": cell.id, "kind": None, "outcome": "skipped", "reason": reason, "command": None})
+        known = {"cell": cell.id, "kind": None, "twin": False, "outcome": "skipped", "reason": reason}
+        plan.append({**known, "command": None})
     if as_json:
         print(json.dumps(plan, indent=1))
         return
     for entry in plan:
-        print(f"{entry['cell']}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
+        print(f"{entry['cell']}{_mark(entry['twin'])}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
     if reference and sweep.tasks:
         number = len(one_of_each([task.cell for task in sweep.tasks]))
         print(f"plain training of {number} global batches\n    {shlex.join(reference_command(sweep.folder))}")
     print(
-        f"{len(sweep.tasks)} launches, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; nothing was run"
+        f"{len(sweep.tasks)} launches{_by_need(sweep)}, {len(sweep.skipped)} cells skipped; {sweep.machine.description}; "
+        "nothing was run"
     )
+
+
+def _mark(twin: bool) -> str:
+    return " (A/A twin)" if twin else ""
 
 
 def _finish(folder: Path, sweep: Sweep, console: Console, report: bool, as_json: bool) -> bool:
     """Say what a sweep that is through came to; whether a launch of it failed or is not valid."""
     from bench.examine import examine
+    from bench.writing import json_rows
 
     findings = examine(folder)
     wanted = {task.cell.id for task in sweep.tasks} | {cell.id for cell, _ in sweep.skipped}
     launches = findings.launches[findings.launches["cell_id"].isin(wanted)]
     failed = launches[~launches["outcome"].isin(["ok", "skipped"])]
-    brief = launches[["cell_id", "launch_id", "outcome", "reason"]].astype(object)
-    show(findings, console, report, as_json, {"launches": brief.where(brief.notna(), None).to_dict("records")})
-    for cell_id, _, outcome, reason in brief.loc[failed.index].itertuples(index=False, name=None):
-        print(f"{outcome}: {cell_id}: {reason}", file=sys.stderr)
+    brief = launches[["cell_id", "launch_id", "twin", "outcome", "reason"]]
+    show(findings, console, report, as_json, {"launches": json_rows(brief)})
+    for cell_id, _, twin, outcome, reason in brief.loc[failed.index].itertuples(index=False, name=None):
+        print(f"{outcome}: {cell_id}{_mark(twin)}: {reason}", file=sys.stderr)
     if not sweep.tasks:
         print("nothing could be run here: every cell was skipped", file=sys.stderr)
     return bool(len(failed)) or not sweep.tasks

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 # Sleeping ranks, so that a test has time to strike and no core is busy: 3 s a step.
 SLEEPER = """
+aa_pair: false
 grids:
   - model: paced-nano
     model_options: {{num_layers: 1, forward_s: 1.0, backward_s: 2.0}}
@@ -165,6 +166,7 @@ def test_out_of_memory_and_an_exception_are_outcomes_and_the_suite_goes_on(
     suite = tmp_path / "suite.yaml"
     suite.write_text(
         """
+aa_pair: false
 defaults: {strategy: ddp, world_size: 1, steps: 2, max_warmup_steps: 3, timeout_s: 120}
 grids:
   - {model: gpt-nano, model_options: {hidden_size: 12288}, seq_len: 8}

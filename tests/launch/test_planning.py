@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from bench.errors import LaunchError, RecordError
 from bench.launch.hostfile import read_hostfile
 from bench.launch.launcher import launch_command, launch_environment
 from bench.launch.machine import Machine
+from bench.launch.order import cell_of_the_pair
 from bench.launch.sweep import Sweep
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
@@ -93,10 +96,10 @@ def test_precisions_that_a_device_lacks_are_refused() -> None:
     assert reason(Machine("cuda", 1, ("NVIDIA H200",), (9, 0)), "bf16") is None
 
 
-def sweep_of(folder: Path, launches: int, seed: int = 0, machine: Machine = CPU) -> Sweep:
+def sweep_of(folder: Path, launches: int, seed: int = 0, machine: Machine = CPU, aa_pair: bool = False) -> Sweep:
     cells = [Cell(model="gpt-nano", strategy=s, world_size=w) for s in ("ddp", "zero2") for w in (1, 2, 16)]
     planned = tuple(PlannedCell(cell, LaunchSettings(launches=launches)) for cell in cells)
-    return Sweep(Suite("mine", "", seed, planned), machine, "deepspeed", folder)
+    return Sweep(Suite("mine", "", seed, planned, aa_pair), machine, "deepspeed", folder)
 
 
 def test_rounds_hold_every_cell_once_in_an_order_of_their_own(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_rounds_hold_every_cell_once_in_an_order_of_their_own(tmp_path: Path) ->
 def test_attribution_launches_are_interleaved_with_the_others(tmp_path: Path) -> None:
     settings = LaunchSettings(launches=2, attribution_launches=3)
     planned = tuple(PlannedCell(Cell(model="gpt-nano", strategy=s, world_size=2), settings) for s in ("ddp", "zero2"))
-    tasks = Sweep(Suite("mine", "", 0, planned), CPU, "deepspeed", tmp_path).tasks
+    tasks = Sweep(Suite("mine", "", 0, planned, aa_pair=False), CPU, "deepspeed", tmp_path).tasks
     kinds = [task.kind for task in tasks]
     assert [sorted(kinds[i : i + 4]) for i in (0, 4)] == [["attribution"] * 2 + ["timing"] * 2] * 2
     assert kinds[8:] == ["attribution"] * 2
@@ -131,6 +134,59 @@ def test_a_record_of_another_run_covers_no_task(tmp_path: Path) -> None:
     # It is measured again with the failed ones.
     sweep.forget_failed()
     assert [path.parent.parent.name for path in record_paths(tmp_path)] == [cells[0].id]
+
+
+def test_the_twin_is_launched_as_often_as_its_cell_and_shuffled_with_the_others(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, launches=5, aa_pair=True)
+    assert len(sweep.tasks) == 25 and [task.sequence for task in sweep.tasks] == list(range(25))
+    rounds = [sweep.tasks[i : i + 5] for i in range(0, 25, 5)]
+    assert [sum(task.twin for task in one) for one in rounds] == [1] * 5
+    [cell_id] = {task.cell.id for task in sweep.tasks if task.twin}
+    assert all(sum(task.cell.id == cell_id for task in one) == 2 for one in rounds)
+    assert len({[task.twin for task in one].index(True) for one in rounds}) > 1
+    assert sweep_of(tmp_path, launches=5, aa_pair=True).tasks == sweep.tasks
+    assert not any(task.twin for task in sweep_of(tmp_path, launches=5).tasks)
+
+
+def planned_cell(launches: int = 1, **changes: Any) -> PlannedCell:
+    cell = Cell(**{"model": "gpt-nano", "strategy": "ddp", "world_size": 1, **changes})
+    return PlannedCell(cell, LaunchSettings(launches=launches, attribution_launches=1))
+
+
+def test_which_cell_has_a_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    one, four, eight = (planned_cell(world_size=size) for size in (1, 4, 8))
+    paced, threads = planned_cell(model="paced-nano", world_size=8), planned_cell(world_size=4, threads_per_rank=2)
+    assert cell_of_the_pair([paced, one], CPU) is one  # computes
+    assert cell_of_the_pair([eight, threads, one], CPU) is one  # a core for each thread
+    assert cell_of_the_pair([one, four, eight], CPU) is four  # the most ranks
+    assert cell_of_the_pair([one, threads, eight], V100) is eight  # GPUs have no such limit
+    assert cell_of_the_pair([paced, threads, eight], CPU) is eight  # no choice: still one that computes
+    other = planned_cell(world_size=4, strategy="zero1")
+    assert cell_of_the_pair([other, four], CPU) is other and cell_of_the_pair([four, other], CPU) is four  # the first
+    assert cell_of_the_pair([paced, planned_cell(model="paced-nano")], CPU) is paced
+    # Nothing is compared.
+    assert cell_of_the_pair([], CPU) is None and cell_of_the_pair([four], CPU) is None
+    assert cell_of_the_pair([four, planned_cell(launches=0, world_size=2)], CPU) is None
+
+
+def test_cells_that_are_skipped_here_have_no_twin(tmp_path: Path) -> None:
+    planned = tuple(planned_cell(world_size=size) for size in (2, 16))
+    sweep = Sweep(Suite("mine", "", 0, planned), CPU, "deepspeed", tmp_path)
+    assert not any(task.twin for task in sweep.tasks) and len(sweep.skipped) == 1
+
+
+def test_the_launches_of_a_cell_and_of_its_twin_cover_each_their_own(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, launches=2, aa_pair=True)
+    cell = next(task.cell for task in sweep.tasks if task.twin)
+    synthetic.write(tmp_path, [synthetic.launch(cell, twin=True), synthetic.failure(cell, "crashed", "why")])
+    left = Counter((task.cell.id, task.twin) for task in sweep.missing())
+    assert left.total() == 8 and left[cell.id, True] == left[cell.id, False] == 1
+    synthetic.write(tmp_path, [synthetic.launch(cell), synthetic.launch(cell)])
+    left = Counter((task.cell.id, task.twin) for task in sweep.missing())
+    assert left.total() == 7 and left[cell.id, True] == 1 and left[cell.id, False] == 0
+    sweep.forget_failed()
+    assert Counter((task.cell.id, task.twin) for task in sweep.missing()) == left
 
 
 def test_a_folder_of_another_suite_or_device_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bench.errors import ScalebenchError, SuiteError
 from bench.plan.cell import Cell
-from bench.plan.suite import load_suite, shipped_suites
+from bench.plan.flags import with_flags
+from bench.plan.suite import AUTO_LEAST, load_suite, shipped_suites
 
 
 def suite_file(folder: Path, text: str) -> str:
@@ -94,6 +95,27 @@ def test_shipped_suites_hold_what_they_promise() -> None:
         ("name: ../x\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}", 1, ["name", "../x"]),
         ("seed: -1\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}", 1, ["seed", "-1"]),
         (
+            "aa_pair: twice\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}",
+            1,
+            ["aa_pair", "'twice'", "true"],
+        ),
+        (
+            "name: x\ntarget_interval_frac: 0\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}",
+            2,
+            ["target_interval_frac: found 0, expected a number above 0"],
+        ),
+        (
+            "budget_minutes: .inf\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}",
+            1,
+            ["budget_minutes: found inf, expected a number above 0"],
+        ),
+        ("budget: 3\ngrids: []", 1, ["budget", "did you mean 'budget_minutes'"]),
+        (
+            "defaults:\n  launches: atuo\ngrids:\n  - {model: gpt-nano, strategy: ddp, world_size: 1}",
+            2,
+            ["launches: found 'atuo'", "integer, or auto"],
+        ),
+        (
             "grids:\n  - model: gpt-nano\n    strategy: ddp\n    world_size: 1\n    timeout_s: 0",
             5,
             ["timeout_s", "greater"],
@@ -163,6 +185,36 @@ def test_a_suite_may_ask_for_attribution_launches_alone(tmp_path: Path) -> None:
     text = "grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 2, launches: 0, attribution_launches: 1}"
     [planned] = load_suite(suite_file(tmp_path, text)).cells
     assert (planned.settings.launches, planned.settings.attribution_launches) == (0, 1)
+
+
+def test_a_cell_may_be_launched_as_often_as_it_needs(tmp_path: Path) -> None:
+    text = "grids:\n  - {model: gpt-nano, strategy: ddp, world_size: 2, launches: auto}\n"
+    suite = load_suite(suite_file(tmp_path, text))
+    [planned] = suite.cells
+    assert planned.settings.auto and planned.settings.launches == AUTO_LEAST == 5
+    assert (suite.aa_pair, suite.target_interval_frac, suite.budget_minutes) == (True, 0.02, 30)
+    text += "  - {model: gpt-nano, strategy: ddp, world_size: 1}\naa_pair: false\ntarget_interval_frac: 1\nbudget_minutes: 0.5"
+    suite = load_suite(suite_file(tmp_path, text))
+    assert [planned.settings.auto for planned in suite.cells] == [True, False]
+    assert (suite.aa_pair, suite.target_interval_frac, suite.budget_minutes) == (False, 1, 0.5)
+
+
+def test_flags_change_every_cell_that_is_timed(tmp_path: Path) -> None:
+    text = """
+grids:
+  - {model: gpt-nano, strategy: ddp, world_size: [1, 2], launches: [1]}
+  - {model: gpt-nano, strategy: zero1, world_size: 1, launches: auto}
+  - {model: gpt-nano, strategy: zero2, world_size: 1, launches: 0, attribution_launches: 2}
+"""
+    suite = load_suite(suite_file(tmp_path, text))
+    assert with_flags(suite, None, None, None) == suite
+    settings = [planned.settings for planned in with_flags(suite, "7", None, None).cells]
+    assert [(s.launches, s.auto, s.attribution_launches) for s in settings] == [(7, False, 0)] * 3 + [(0, False, 2)]
+    by_need = with_flags(suite, "auto", 0.1, 2)
+    assert [(p.settings.launches, p.settings.auto) for p in by_need.cells] == [(AUTO_LEAST, True)] * 3 + [(0, False)]
+    assert (by_need.target_interval_frac, by_need.budget_minutes) == (0.1, 2)
+    with pytest.raises(SuiteError, match="no cell of mine has `launches: auto`"):
+        with_flags(suite, "7", 0.1, None)
 
 
 def test_a_grid_that_can_never_be_divided_is_an_error(tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ CASES = {
     "straggler and a costly meter": known.sweep(models=("gpt-nano",), slow=0.6, meter_s=0.02),
     "many ranks": known.sweep(models=("gpt-nano",), strategies=("ddp", "zero3"), sizes=(1, 8, 64), slow=0.3),
     "noisy": known.noisy(),
+    "intervals": only_nano(known.sweep(sure=0.06, launches=3)),
+    "wide intervals": known.sweep(
+        models=("gpt-nano",), strategies=("ddp", "zero3"), sizes=(1, 2, 8), sure=0.6, launches=2
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from bench.examine import examine
 from bench.plan.cell import Cell
 from bench.publish import headline, publish
 from bench.results.record import Record
-from tests import synthetic
+from tests import synthetic, synthetic_runs
 
 NANO = Cell(model="gpt-nano", strategy="ddp", world_size=1, seq_len=64, steps=5)
 STRANGE = "</pre><script>alert('1')</script> & \"quoted\", \u2028 [bold]x[/bold]\r\nsecond line \x1b[31m"
@@ -61,7 +61,8 @@ def test_the_page_needs_nothing_else(quick: Path) -> None:
 def test_every_table_can_be_read_back(quick: Path) -> None:
     tables = {path.stem: pd.read_csv(path) for path in (quick / "report" / "tables").glob("*.csv")}
     assert set(tables) == {
-        *("scaling", "ranking", "efficiency", "ranks", "traffic", "launches", "phases", "not_ok", "environment")
+        *("scaling", "ranking", "efficiency", "ranks", "traffic", "launches", "phases", "not_ok", "environment"),
+        "certainty",
     }
     assert tables["scaling"].columns.tolist() == COLUMNS
     assert len(tables["scaling"]) == len(tables["launches"]) == 23
@@ -82,6 +83,7 @@ def test_the_page_answers_every_question(quick: Path) -> None:
     page = (quick / "report" / "index.html").read_text(encoding="utf-8")
     for anchor in (
         "verdict",
+        "how-sure",
         "speed",
         "scaling",
         "accumulation",
@@ -157,6 +159,36 @@ def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "report").write_text("in the way")
     with pytest.raises(RecordError, match="report"):
         publish(examine(tmp_path))
+
+
+def test_with_several_launches_and_a_pair_every_figure_says_how_sure_it_is(tmp_path: Path) -> None:
+    page = published(tmp_path, synthetic_runs.quick(3, noise_frac=0.01, twin_frac=0.03))
+    found = pd.read_csv(tmp_path / "report/tables/certainty.csv").set_index("quantity")
+    assert "drift_frac" in found.index and found.loc["launches_most", "value"] == 3
+    spread = f"{100 * found.loc['aa_spread_frac', 'value']:.1f} %"
+    assert 'href="#how-sure"' in page and "Drift: none seen" in page
+    assert f"beyond the spread of the A/A pair, {spread}" in page
+    for heading in ("step time, 95 %", "tokens/s, 95 %", "efficiency, 95 %", "ahead by, 99 %", "A/A spread"):
+        assert f">{heading}</th>" in page
+    assert f'<td class="number">{spread}</td>' in page
+    chart = (tmp_path / "report/charts/speed-gpt-nano-weak.svg").read_text()
+    assert f"A/A spread {spread}" in chart and "95 % intervals over 3 launches" in chart
+
+
+def test_without_an_interval_there_is_no_column_for_one(quick: Path) -> None:
+    page = (quick / "report" / "index.html").read_text(encoding="utf-8")
+    assert "95 %</th>" not in page and "99 %</th>" not in page and "A/A spread</th>" not in page
+    assert "no lead could be held to how far a cell is from itself" in page
+
+
+def test_the_headline_has_the_interval_and_fits_120_columns(tmp_path: Path) -> None:
+    synthetic.write(tmp_path, synthetic_runs.quick(3))
+    console = Console(file=(output := StringIO()), width=120)
+    console.print(headline(examine(tmp_path)))
+    lines = output.getvalue().splitlines()
+    assert re.search(r"step time\s+95 %\s+tokens/s", lines[0])
+    assert re.search(r"gpt-nano\s+ddp\s+weak\s+2\s+1\s+\d\S+ ms\s+±\d\S* %\s+6\.\d+ k", lines[2])
+    assert len(lines) == 24 and all(len(line) <= 120 for line in lines)
 
 
 def test_the_headline_has_a_row_a_cell(quick: Path) -> None:

@@ -35,6 +35,7 @@ BROKEN = {
     14: "no_meter",
 }
 SUITE = """
+aa_pair: false
 defaults:
   model: gpt-nano
   model_options: {hidden_size: 64, num_layers: 2, vocab_size: 512}

@@ -18,13 +18,14 @@ import pytest
 
 from bench.analysis.arms import arms, useful
 from bench.analysis.timeline import chrome_trace
-from bench.cli import LAUNCHERS
 from bench.launch.machine import detect
-from bench.launch.sweep import Sweep, Task
+from bench.launch.order import Task
+from bench.launch.sweep import Sweep
 from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.metered import ARMS, Injection
-from bench.results.record import LaunchKind, Record
+from bench.results.record import Record
+from bench.verbs.shared import LAUNCHERS
 from tests.command_line import Scalebench
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.slow
 class Silent:
     """Progress that nobody watches."""
 
-    def started(self, cell: Cell, kind: LaunchKind, index: int, total: int, eta_s: float | None) -> None: ...
+    def started(self, task: Task, index: int, total: int, eta_s: float | None) -> None: ...
 
     def tick(self) -> None: ...
 

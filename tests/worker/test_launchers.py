@@ -17,6 +17,7 @@ from tests.command_line import ROOT, Scalebench, command_environment
 pytestmark = pytest.mark.slow
 
 TORCHRUN = """
+aa_pair: false
 defaults: {world_size: 2, micro_batch_size: 2, seq_len: 32, steps: 3, max_warmup_steps: 3, timeout_s: 200}
 grids:
   - model: hf:gpt2

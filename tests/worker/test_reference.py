@@ -105,7 +105,7 @@ def test_a_killed_process_costs_one_reference_and_no_more(tmp_path: Path) -> Non
     light = cell(micro_batch_size=2)
     suite, results = tmp_path / "mine.yaml", tmp_path / "results"
     suite.write_text(
-        "name: mine\ndefaults: {strategy: ddp, world_size: 1, learning_rate: 0.001}\ngrids:\n"
+        "name: mine\naa_pair: false\ndefaults: {strategy: ddp, world_size: 1, learning_rate: 0.001}\ngrids:\n"
         "  - {model: gpt2-small, model_options: {num_layers: 40}, seq_len: 8}\n"
         f"  - {{model: gpt-nano, model_options: {TINY}, seq_len: 32, micro_batch_size: 2}}\n"
     )

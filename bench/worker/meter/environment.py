@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -37,6 +39,7 @@ def environment(device: torch.device, num_nodes: int) -> Environment:
         variables={key: os.environ[key] for key in sorted(os.environ) if key.startswith(_PREFIXES)},
         backend=_backend(),
         num_nodes=num_nodes,
+        interconnect=_interconnect(str(properties.uuid)) if properties is not None else None,
     )
 
 
@@ -71,6 +74,48 @@ def _driver() -> str | None:
         print(f"no driver version: {error}", flush=True)
         return None
     return version if isinstance(version, str) else version.decode("ascii")
+
+
+def _interconnect(uuid: str) -> str | None:
+    """What joins the GPU of this UUID (as torch writes it) to the others of its host, by NVML."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        # CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
+        return interconnect_text(
+            active_nvlinks(functools.partial(pynvml.nvmlDeviceGetNvLinkState, handle)),
+            pynvml.nvmlDeviceGetMaxPcieLinkGeneration(handle),
+            pynvml.nvmlDeviceGetMaxPcieLinkWidth(handle),
+        )
+    except pynvml.NVMLError as error:
+        print(f"no interconnect: {error}", flush=True)
+        return None
+
+
+def active_nvlinks(state: Callable[[int], int]) -> int:
+    """How many NVLinks of a GPU are up. `state`, of a link by its number, is as nvmlDeviceGetNvLinkState: it raises NVMLError
+    for a link that the GPU doesn't have.
+
+    Source: NVML API reference, NvLink Methods: INVALID_ARGUMENT for no such link, NOT_SUPPORTED for no NVLink at all. Raises
+    NVMLError for any other reason: the links are then not known.
+    """
+    import pynvml
+
+    num_active = 0
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            num_active += state(link) == pynvml.NVML_FEATURE_ENABLED
+        except pynvml.NVMLError as error:
+            if error.value not in (pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_SUPPORTED):
+                raise
+    return num_active
+
+
+def interconnect_text(num_nvlinks: int, pcie_generation: int, pcie_width: int) -> str:
+    """NVLink where any is up, else the fastest PCIe that GPU and slot agree on."""
+    return f"NVLink x {num_nvlinks}" if num_nvlinks else f"PCIe gen {pcie_generation} x {pcie_width}"
 
 
 def _cpu_name() -> str:

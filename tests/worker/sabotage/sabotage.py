@@ -149,3 +149,16 @@ def no_meter(rank: ModuleType, launch: dict[str, Any]) -> None:
 
     for made in (process_group.MeteringGroup, process_group.Meter, timeline.Timeline, disturb.Line):
         made.__init__ = refuse
+
+
+def the_second_layer_sleeps_longer(rank: ModuleType, launch: dict[str, Any]) -> None:
+    """What a commit does that makes one layer slower: 20 % more sleep in it, and nothing else changed."""
+    prepare = rank.Trainer.__init__
+
+    def slowed(self: Any, *arguments: Any) -> None:
+        prepare(self, *arguments)
+        for block in list(self.model.blocks)[1:2]:
+            block.forward_s_per_token *= 1.2
+            block.backward_s_per_token *= 1.2
+
+    rank.Trainer.__init__ = slowed
