@@ -26,6 +26,7 @@ class Exchange:
     `times`: micro-batches whose backward pass reduces them: all, or the last alone. `operation` reduces them.
     `overlaps`: beside the backward pass, or after it. `gathered_after_bytes`: parameters gathered after the update.
     `gathered_in_pass_bytes`: parameters gathered in each forward and again in each backward pass (ZeRO-3), by layers.
+    `each_micro_batch`: whether all of them reduce.
     """
 
     operation: str
@@ -34,6 +35,7 @@ class Exchange:
     overlaps: bool
     gathered_after_bytes: float = 0.0
     gathered_in_pass_bytes: float = 0.0
+    each_micro_batch: bool = False
 
     @property
     def total_bytes(self) -> float:
@@ -84,9 +86,16 @@ def exchange(
     if stage == 3:
         buckets = _filled(padded * gradient_bytes, limit, limit, last_frac)
         in_pass = gathered * grad_accum_steps
-        return Exchange("reduce_scatter", buckets, times, overlaps, gathered_in_pass_bytes=in_pass)
+        return Exchange(
+            "reduce_scatter", buckets, times, overlaps, gathered_in_pass_bytes=in_pass, each_micro_batch=True
+        )
     return Exchange(
-        "all_reduce", _filled(whole, limit, limit, last_frac), times, overlaps, gathered_after_bytes=gathered
+        "all_reduce",
+        _filled(whole, limit, limit, last_frac),
+        times,
+        overlaps,
+        gathered_after_bytes=gathered,
+        each_micro_batch=stage == 2,
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from bench.errors import ProjectionError, nearest
 from bench.plan.strategies import STRATEGIES
 from bench.theory.collectives import Group
@@ -77,8 +80,8 @@ def project(work: Workload, strategy: str, machine: Machine, world_size: int, ne
     exchanged = exchange_of(work, strategy, group)
     parts = step(work, strategy, group, exchanged)
     efficiency = work.step_1_s / parts.step_time_s
-    error = efficiency_error(strategy, machine, world_size) * min(1.0, efficiency / _LOWEST_SEEN)
-    low, high = efficiency - error, max(efficiency, min(1.0, efficiency + error))
+    ends = efficiency_interval(efficiency, efficiency_error(strategy, machine, world_size))
+    low, high = float(ends[0]), float(ends[1])
     off = work.compute_error_frac
     kept = memory(
         strategy,
@@ -122,6 +125,13 @@ def projections(
 ) -> list[Row]:
     """A row for each world size."""
     return [project(work, strategy, machine, world_size, network) for world_size in world_sizes]
+
+
+def efficiency_interval(efficiency: ArrayLike, error: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the interval of an efficiency, of any shape: `error` on each side, less in proportion below what was seen."""
+    value = np.asarray(efficiency, dtype=np.float64)
+    half = np.asarray(error, dtype=np.float64) * np.minimum(1.0, value / _LOWEST_SEEN)
+    return value - half, np.maximum(value, np.minimum(1.0, value + half))
 
 
 def efficiency_error(strategy: str, machine: Machine, world_size: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from bench.theory.buckets import Exchange, exchange
 from bench.theory.collectives import Group, collective_s
@@ -64,21 +65,15 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
     forward_s, backward_s = passes * work.forward_s, passes * work.backward_s
     if ranks == 1:
         return Step(forward_s, backward_s, work.update_s, 0.0, 0.0, 0.0, 0.0)
-    update_s = work.update_s / ranks if _divides_update(strategy) else work.update_s
+    update_s = work.update_s / ranks if divides_update(strategy) else work.update_s
     copy_s = exchanged.times * work.copied_bytes / machine.device.memory_bytes_per_s.value
     slower = 1.0 + variation_frac(machine, ranks)
-    sizes = np.array([size for size, _ in exchanged.buckets])
-    ready = np.array([part for _, part in exchanged.buckets])
-    durations = collective_s(exchanged.operation, sizes, group)
-    contention = machine.behaviour.contention_frac.value
+    gathered_bytes = exchanged.gathered_in_pass_bytes / passes
+    added_s = added_to_passes_s(
+        work.forward_s * slower, work.backward_s * slower, exchanged, group, gathered_bytes, work.num_layers
+    )
     exposed_s = float(collective_s("all_gather", exchanged.gathered_after_bytes, group))
-    if exchanged.gathered_in_pass_bytes:
-        exposed_s += passes * _gathered_exposed_s(work, exchanged, group, float(durations.sum()), slower)
-    elif exchanged.overlaps:
-        alone = work.backward_s * slower
-        exposed_s += exchanged.times * (float(overlapped_s(alone, ready, durations, contention)) - alone)
-    else:
-        exposed_s += exchanged.times * float(durations.sum())
+    exposed_s += exchanged.times * float(added_s)
     own = forward_s + backward_s + update_s
     return Step(
         forward_s,
@@ -91,19 +86,37 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
     )
 
 
-def _divides_update(strategy: str) -> bool:
+def divides_update(strategy: str) -> bool:
+    """Whether a rank updates its part of the parameters alone."""
     return strategy in ("zero1", "zero2", "zero3")
 
 
-def _gathered_exposed_s(work: Workload, exchanged: Exchange, group: Group, reduced_s: float, slower: float) -> float:
-    """What ZeRO-3's gathers and reductions add to the two passes of a micro-batch."""
-    layers = work.num_layers
+def added_to_passes_s(
+    forward_s: ArrayLike,
+    backward_s: ArrayLike,
+    exchanged: Exchange,
+    group: Group,
+    gathered_bytes: float,
+    num_layers: int,
+) -> NDArray[np.float64]:
+    """Seconds that communication adds to the two passes of one micro-batch that reduces; of many workloads at once.
+
+    `forward_s`, `backward_s`: of the slowest device, any shape, and so is the result. `gathered_bytes`: parameters gathered in
+    each of the two passes (ZeRO-3), 0 for none; there the reductions of all micro-batches are `exchanged.times`.
+    """
+    forward, backward = (np.asarray(seconds, dtype=np.float64) for seconds in (forward_s, backward_s))
+    sizes = np.array([size for size, _ in exchanged.buckets])
+    ready = np.array([part for _, part in exchanged.buckets])
+    durations = collective_s(exchanged.operation, sizes, group)
     contention = group.machine.behaviour.contention_frac.value
-    forward, backward = work.forward_s * slower, work.backward_s * slower
-    micro_bytes = exchanged.gathered_in_pass_bytes / work.grad_accum_steps
-    gather_s = float(collective_s("all_gather", micro_bytes / layers, group))
+    reduced_s = float(durations.sum())
+    if not gathered_bytes:
+        if exchanged.overlaps:
+            return overlapped_s(backward, ready, durations, contention) - backward
+        return np.full_like(backward, reduced_s)
+    gather_s = float(collective_s("all_gather", gathered_bytes / num_layers, group))
     if not exchanged.overlaps:
-        return 2 * layers * gather_s + reduced_s
-    spent = gathered_forward_s(forward / layers, layers, gather_s, contention)
-    spent = spent + gathered_backward_s(backward / layers, layers, gather_s, reduced_s / layers, contention)
-    return float(spent) - forward - backward
+        return np.full_like(backward, 2 * num_layers * gather_s + reduced_s)
+    spent = gathered_forward_s(forward / num_layers, num_layers, gather_s, contention)
+    spent = spent + gathered_backward_s(backward / num_layers, num_layers, gather_s, reduced_s / num_layers, contention)
+    return spent - forward - backward
