@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import ScalebenchError
+from bench.verbs.advise import advise
 from bench.verbs.compare import compare
 from bench.verbs.project import project
 from bench.verbs.prove import prove
@@ -33,6 +34,10 @@ app.command(
     epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
     "    or: scalebench project --validate"
 )(project)
+app.command(
+    epilog="Example: scalebench advise --model gpt2-xl --machine dgx1-v100-16gb --global-batch-size 512"
+    "    or with: --by cost --price-per-gpu-hour 2.5"
+)(advise)
 app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
 app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)
 
