@@ -110,6 +110,17 @@ class Behaviour(BaseModel):
     reserved_bytes: Quantity
 
 
+class Host(BaseModel):
+    """What holds an optimizer that is offloaded: bytes/s of a node's memory, of the part that one process's Adam reaches, of
+    copies between the host and one device, and of all devices of a node together."""
+
+    model_config = _STRICT
+    memory_bytes_per_s: Positive
+    process_bytes_per_s: Positive
+    device_copy_bytes_per_s: Positive
+    node_copy_bytes_per_s: Positive
+
+
 class Network(BaseModel):
     """What connects nodes: so many cards a node, bytes/s of one in one direction, and seconds that a hop adds to NCCL's own."""
 
@@ -133,6 +144,7 @@ class Machine(BaseModel):
     node: Node
     behaviour: Behaviour
     network: Network | None = None
+    host: Host | None = None
 
     def num_nodes(self, world_size: int) -> int:
         """The fewest nodes that hold so many ranks."""

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.errors import ProjectionError, nearest
-from bench.plan.strategies import STRATEGIES
 from bench.theory.collectives import Group
 from bench.theory.machine import Machine, Network
-from bench.theory.memory import memory
-from bench.theory.step import exchange_of, step
+from bench.theory.ways import DEFAULTS, Options, memory_of, step_of, way_of
 from bench.theory.workload import Workload
 
 EFFICIENCY_ERROR = {"one machine": 0.075, "across nodes": 0.085}
@@ -69,30 +66,28 @@ class Row:
     lateness_s: float
 
 
-def project(work: Workload, strategy: str, machine: Machine, world_size: int, network: Network | None = None) -> Row:
+def project(
+    work: Workload,
+    strategy: str,
+    machine: Machine,
+    world_size: int,
+    network: Network | None = None,
+    options: Options = DEFAULTS,
+) -> Row:
     """The step of `work` on `world_size` ranks of as few nodes as hold them, each rank doing all of it (weak scaling).
 
     Raises ProjectionError for an unknown strategy, a world size below one, and several nodes without a network.
     """
-    if strategy not in STRATEGIES:
-        raise ProjectionError(f"--strategy: found {strategy!r}", hint=nearest(strategy, STRATEGIES))
     group = Group(machine, world_size, network)
-    exchanged = exchange_of(work, strategy, group)
-    parts = step(work, strategy, group, exchanged)
-    efficiency = work.step_1_s / parts.step_time_s
-    ends = efficiency_interval(efficiency, efficiency_error(strategy, machine, world_size))
+    parts = step_of(work, strategy, group, options)
+    step_1_s = step_of(work, strategy, Group(machine, 1, network), options).step_time_s
+    efficiency = step_1_s / parts.step_time_s
+    # A host's Adam has less to do the more ranks there are, so that efficiency may pass 1.
+    most = 1.0 if way_of(strategy).offload == "none" else float("inf")
+    ends = efficiency_interval(efficiency, efficiency_error(strategy, machine, world_size), most)
     low, high = float(ends[0]), float(ends[1])
     off = work.compute_error_frac
-    kept = memory(
-        strategy,
-        num_params=work.num_params,
-        precision=work.precision,
-        world_size=world_size,
-        exchange=exchanged,
-        activation_bytes=work.activation_bytes,
-        reserved_bytes=machine.behaviour.reserved_bytes.value,
-        num_layers=work.num_layers,
-    ).total_bytes
+    kept = memory_of(work, strategy, group, options).total_bytes
     fits: bool | None = kept <= machine.device.memory_bytes.value
     if fits and work.activation_bytes is None:
         fits = None
@@ -102,8 +97,8 @@ def project(work: Workload, strategy: str, machine: Machine, world_size: int, ne
         world_size=world_size,
         nodes=group.num_nodes,
         step_time_s=parts.step_time_s,
-        step_time_lo_s=(1 - off) * work.step_1_s / high,
-        step_time_hi_s=(1 + off) * work.step_1_s / low,
+        step_time_lo_s=(1 - off) * step_1_s / high,
+        step_time_hi_s=(1 + off) * step_1_s / low,
         efficiency=efficiency,
         efficiency_lo=low,
         efficiency_hi=high,
@@ -121,17 +116,25 @@ def project(work: Workload, strategy: str, machine: Machine, world_size: int, ne
 
 
 def projections(
-    work: Workload, strategy: str, machine: Machine, world_sizes: Sequence[int], network: Network | None = None
+    work: Workload,
+    strategy: str,
+    machine: Machine,
+    world_sizes: Sequence[int],
+    network: Network | None = None,
+    options: Options = DEFAULTS,
 ) -> list[Row]:
     """A row for each world size."""
-    return [project(work, strategy, machine, world_size, network) for world_size in world_sizes]
+    return [project(work, strategy, machine, world_size, network, options) for world_size in world_sizes]
 
 
-def efficiency_interval(efficiency: ArrayLike, error: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the interval of an efficiency, of any shape: `error` on each side, less in proportion below what was seen."""
+def efficiency_interval(
+    efficiency: ArrayLike, error: ArrayLike, most: float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the interval of an efficiency, of any shape: `error` on each side, less in proportion below what was seen, and
+    nothing above `most`."""
     value = np.asarray(efficiency, dtype=np.float64)
     half = np.asarray(error, dtype=np.float64) * np.minimum(1.0, value / _LOWEST_SEEN)
-    return value - half, np.maximum(value, np.minimum(1.0, value + half))
+    return value - half, np.maximum(value, np.minimum(most, value + half))
 
 
 def efficiency_error(strategy: str, machine: Machine, world_size: int) -> float:

@@ -98,11 +98,13 @@ def added_to_passes_s(
     group: Group,
     gathered_bytes: float,
     num_layers: int,
+    fetch_s: float = 0.0,
 ) -> NDArray[np.float64]:
     """Seconds that communication adds to the two passes of one micro-batch that reduces; of many workloads at once.
 
     `forward_s`, `backward_s`: of the slowest device, any shape, and so is the result. `gathered_bytes`: parameters gathered in
-    each of the two passes (ZeRO-3), 0 for none; there the reductions of all micro-batches are `exchanged.times`.
+    each of the two passes (ZeRO-3), 0 for none. `fetch_s`: what a rank's own part of them takes to come from the host, a layer
+    ahead of its gather, in each pass.
     """
     forward, backward = (np.asarray(seconds, dtype=np.float64) for seconds in (forward_s, backward_s))
     sizes = np.array([size for size, _ in exchanged.buckets])
@@ -110,11 +112,11 @@ def added_to_passes_s(
     durations = collective_s(exchanged.operation, sizes, group)
     contention = group.machine.behaviour.contention_frac.value
     reduced_s = float(durations.sum())
-    if not gathered_bytes:
+    if not gathered_bytes and not fetch_s:
         if exchanged.overlaps:
             return overlapped_s(backward, ready, durations, contention) - backward
         return np.full_like(backward, reduced_s)
-    gather_s = float(collective_s("all_gather", gathered_bytes / num_layers, group))
+    gather_s = max(float(collective_s("all_gather", gathered_bytes / num_layers, group)), fetch_s / num_layers)
     if not exchanged.overlaps:
         return np.full_like(backward, 2 * num_layers * gather_s + reduced_s)
     spent = gathered_forward_s(forward / num_layers, num_layers, gather_s, contention)

@@ -16,6 +16,7 @@ from bench.verbs.shared import Json, terminal
 
 if TYPE_CHECKING:
     from bench.theory.machine import Machine
+    from bench.theory.ways import Options
     from bench.theory.workload import Workload
 
 _DTYPES = ("fp16", "bf16", "fp32")
@@ -23,7 +24,13 @@ _DTYPES = ("fp16", "bf16", "fp32")
 
 def project(
     machine: Annotated[str | None, typer.Option(help="A known machine (dgx1-v100-16gb, ...) or a YAML file.")] = None,
-    strategy: Annotated[str, typer.Option(help="ddp, zero0 to zero3, or several with commas.")] = "ddp",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="One or several with commas: ddp, zero0 to zero3, zero2_offload, zero3_offload, ddp_fp16, ddp_bf16, "
+            "ddp_powersgd, local_sgd, diloco, param_server."
+        ),
+    ] = "ddp",
     world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
     network: Annotated[str | None, typer.Option(help="Between nodes: edr-1x, eth-10g, ...")] = None,
     model: Annotated[str | None, typer.Option(help="A preset. Or give --num-params and --step-time-1.")] = None,
@@ -41,6 +48,15 @@ def project(
     backward_frac: Annotated[float | None, typer.Option(help="Backward's part of its passes. [default: 2/3]")] = None,
     num_layers: Annotated[int | None, typer.Option(help="Its layers. [default: 24]")] = None,
     grad_accum_steps: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
+    sync_every: Annotated[
+        int | None, typer.Option(help="Steps between two exchanges. [default: local_sgd 8, diloco 100]")
+    ] = None,
+    outer_dtype: Annotated[str | None, typer.Option(help="diloco's differences: fp32, fp16, bf16, int8.")] = None,
+    powersgd_rank: Annotated[int | None, typer.Option(help="Of ddp_powersgd. [default: 1]")] = None,
+    staleness: Annotated[
+        int | None, typer.Option(help="param_server: steps a worker may be ahead; 0: none. [default: any]")
+    ] = None,
+    num_servers: Annotated[int | None, typer.Option(help="Of param_server. [default: 1]")] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -53,9 +69,9 @@ def project(
 
         show_validation(as_json)
         return
-    from bench.plan.strategies import STRATEGIES
     from bench.theory.machine import load_machine, load_network, machine_names
     from bench.theory.project import projections
+    from bench.theory.ways import way_of
 
     if machine is None:
         raise ProjectionError("--machine: missing", hint=f"known: {', '.join(machine_names())}, or a YAML file")
@@ -69,9 +85,10 @@ def project(
     of_numbers = {"--grad-dtype": grad_dtype, "--backward-frac": backward_frac, "--num-layers": num_layers}
     _warn_of_unused(of_presets if model is None else of_numbers, "--model" if model is None else "--num-params")
     rows = []
-    for name in map(str.strip, strategy.split(",")):
-        if name not in STRATEGIES:
-            raise ProjectionError(f"--strategy: found {name!r}", hint=nearest(name, STRATEGIES))
+    names = [name.strip() for name in strategy.split(",")]
+    options = _options(names, sync_every, outer_dtype, powersgd_rank, staleness, num_servers)
+    for name in names:
+        way = way_of(name)
         if model is not None:
             from bench.theory.workload import from_preset
 
@@ -81,7 +98,7 @@ def project(
                 model=model,
                 micro_batch_size=1 if micro_batch_size is None else micro_batch_size,
                 precision=precision or "fp16",
-                strategy=name,
+                strategy=way.base,
                 seq_len=seq_len,
                 grad_accum_steps=grad_accum_steps,
                 activation_checkpointing=activation_checkpointing,
@@ -89,7 +106,7 @@ def project(
         else:
             _known("--grad-dtype", grad_dtype or "fp16")
             work = _of_numbers(described, numbers, grad_dtype or "fp16", grad_accum_steps, backward_frac, num_layers)
-        rows += projections(work, name, described, sizes, link)
+        rows += projections(work, name, described, sizes, link, options)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return
@@ -97,6 +114,38 @@ def project(
 
     terminal().print(table(rows))
     print("Projected, not measured. Intervals hold nine of ten published runs; README, Foresight, says how.")
+    if unequal := [name for name in names if not way_of(name).equal_work]:
+        print(f"Not the updates of plain training, so no step time without the loss: {', '.join(unequal)}.")
+
+
+def _options(
+    names: list[str],
+    sync_every: int | None,
+    outer_dtype: str | None,
+    powersgd_rank: int | None,
+    staleness: int | None,
+    num_servers: int | None,
+) -> Options:
+    """How the ways are set; a flag that none of them reads is said to be unused."""
+    from bench.theory.ways import Options
+
+    readers = {
+        "--sync-every": (sync_every, ("local_sgd", "diloco")),
+        "--outer-dtype": (outer_dtype, ("diloco",)),
+        "--powersgd-rank": (powersgd_rank, ("ddp_powersgd",)),
+        "--staleness": (staleness, ("param_server",)),
+        "--num-servers": (num_servers, ("param_server",)),
+    }
+    for flag, (value, read_by) in readers.items():
+        if not set(read_by) & set(names):
+            _warn_of_unused({flag: value}, f"--strategy {' or '.join(read_by)}")
+    return Options(
+        sync_every=sync_every,
+        outer_dtype="fp32" if outer_dtype is None else outer_dtype,
+        powersgd_rank=1 if powersgd_rank is None else powersgd_rank,
+        staleness=staleness,
+        num_servers=1 if num_servers is None else num_servers,
+    )
 
 
 def _of_numbers(
