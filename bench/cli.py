@@ -9,6 +9,7 @@ import typer
 
 from bench.errors import ScalebenchError
 from bench.verbs.advise import advise
+from bench.verbs.case import case
 from bench.verbs.compare import compare
 from bench.verbs.project import project
 from bench.verbs.prove import prove
@@ -38,6 +39,7 @@ app.command(
     epilog="Example: scalebench advise --model gpt2-xl --machine dgx1-v100-16gb --global-batch-size 512"
     "    or with: --by cost --price-per-gpu-hour 2.5"
 )(advise)
+app.command(epilog="Example: scalebench case ten-nodes    or: scalebench case internet --output internet")(case)
 app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
 app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.theory.collectives import Group
-from bench.theory.machine import Behaviour, Device, Fabric, Machine, Network, Node, Positive, Quantity
+from bench.theory.machine import Behaviour, Device, Fabric, Host, Machine, Network, Node, Positive, Quantity
 from bench.theory.ways import DEFAULTS, Options, step_of
 from bench.theory.workload import BACKWARD_FRAC, Workload
 
@@ -34,8 +34,8 @@ def utilisation(
     The same step as `scalebench project`, on a machine that is nothing but its link: no place is slower or later than
     another, nothing stands still beside a transfer, the link has NCCL's own latency and no more.
     """
-    group = Group(_place(), places, _link(bytes_per_s))
-    work = _work(training)
+    group = Group(place(), places, link(bytes_per_s))
+    work = work_of(training)
     return work.step_1_s / step_of(work, strategy, group, options).step_time_s
 
 
@@ -53,8 +53,8 @@ def bandwidth_bytes_per_s(
     return high
 
 
-def _work(training: Training) -> Workload:
-    """The update is inside the place's step, and is no part of what is overlapped."""
+def work_of(training: Training) -> Workload:
+    """A place's step as a workload: the update is inside the place's step, and is no part of what is overlapped."""
     return Workload(
         num_params=training.num_params,
         num_layers=training.num_layers,
@@ -72,14 +72,15 @@ def _work(training: Training) -> Workload:
     )
 
 
-def _link(bytes_per_s: float) -> Network:
+def link(bytes_per_s: float) -> Network:
+    """What joins the places: so many bytes/s of each, in and out at once."""
     none = Quantity(value=0.0, source="assumed: NCCL's own latency and no more")
     one = Positive(value=1.0, source="one link a place")
     return Network(cards=one, card_bytes_per_s=Positive(value=bytes_per_s, source="asked for"), added_latency_s=none)
 
 
-def _place() -> Machine:
-    """One place as a machine of one device."""
+def place(host: Host | None = None) -> Machine:
+    """One place as a machine of one device, with the host that a parameter server would run on."""
     endless = Positive(value=1e18, source="assumed: what happens inside a place is in its step")
     none = Quantity(value=0.0, source="assumed: places are equal and punctual, a transfer takes nothing from compute")
     return Machine(
@@ -90,4 +91,5 @@ def _place() -> Machine:
         ),
         node=Node(num_devices=1, backend="nccl", fabric=Fabric(kind="host", host_path_bytes_per_s=endless)),
         behaviour=Behaviour(device_variation_frac=none, lateness_s=none, contention_frac=none, reserved_bytes=none),
+        host=host,
     )
