@@ -60,7 +60,8 @@ def _crossings() -> list[str]:
         same = len({word.partition(": ")[2] for word in words}) == 1
         told = f"{words[0].partition(': ')[2]}, whichever DiLoCo" if same else "; ".join(words)
         found.append(
-            f"{case.capitalize()}: DDP is within {100 * _MARGIN:g} points of DiLoCo {told}; below, DiLoCo keeps the places busier."
+            f"{case.capitalize()}: DDP is within {100 * _MARGIN:g} points of DiLoCo {told}; below, DiLoCo keeps the places "
+            "busier."
         )
     return found
 
