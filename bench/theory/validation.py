@@ -131,7 +131,12 @@ def fitted_constants() -> tuple[float, float]:
 
 
 def predictions() -> list[dict[str, Any]]:
-    """Every row with its prediction, for a program or a chart."""
+    """Every row with its prediction, and the naive model's that is fitted to the rows kept of its class."""
+    naive: dict[int, float] = {}
+    for kind in CLASSES:
+        rows = [row for row in published_rows() if row.kind == kind]
+        constants = fitted_naive([row for row in rows if row.kept])
+        naive.update(zip(map(id, rows), map(float, naive_efficiency(rows, constants)), strict=True))
     return [
         {
             **{
@@ -143,6 +148,7 @@ def predictions() -> list[dict[str, Any]]:
             "step_time_1_s": row.step_time_1_s,
             "efficiency": row.efficiency,
             "predicted_efficiency": predicted_efficiency(row),
+            "naive_efficiency": naive[id(row)],
         }
         for row in published_rows()
     ]

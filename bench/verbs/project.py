@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +59,7 @@ def project(
     ] = None,
     num_servers: Annotated[int | None, typer.Option(help="Of param_server. [default: 1]")] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
+    output: Annotated[Path | None, typer.Option(help="With --validate: folder for its chart and rows.")] = None,
     as_json: Json = False,
 ) -> None:
     """Project step time, efficiency and memory on a described machine, or hold the theory against what others published.
@@ -67,7 +69,7 @@ def project(
     if validate:
         from bench.verbs.validate import show_validation
 
-        show_validation(as_json)
+        show_validation(as_json, output)
         return
     from bench.theory.machine import load_machine, load_network, machine_names
     from bench.theory.project import projections
@@ -75,6 +77,7 @@ def project(
 
     if machine is None:
         raise ProjectionError("--machine: missing", hint=f"known: {', '.join(machine_names())}, or a YAML file")
+    _warn_of_unused({"--output": output}, "--validate")
     described = load_machine(machine)
     sizes = _world_sizes(world_sizes)
     link = None if network is None else load_network(network)

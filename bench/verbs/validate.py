@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 from rich.table import Table
 
@@ -20,9 +21,14 @@ from bench.theory.validation import (
 from bench.verbs.shared import terminal
 
 
-def show_validation(as_json: bool) -> None:
-    """Print the errors of every class, family and machine, the naive model beside them, and what was left out and why."""
+def show_validation(as_json: bool, output: Path | None = None) -> None:
+    """Print the errors of every class, family and machine, the naive model beside them, and what was left out and why.
+
+    Into `output` goes every row with both predictions, as validation.csv and as a chart, validation.png and .svg.
+    """
     found, crossed = scores(), cross_validations()
+    if output is not None:
+        _write(output)
     if as_json:
         content = {
             "scores": [dataclasses.asdict(score) for score in found],
@@ -47,6 +53,22 @@ def show_validation(as_json: bool) -> None:
     for reason, rows in left_out().most_common():
         print(f"not usable: {rows} rows: {reason}")
     print(f"usable: {len(published_rows())} rows, and their one-GPU rows")
+    if output is not None:
+        print(f"chart: {output / 'validation.png'}")
+
+
+def _write(output: Path) -> None:
+    import pandas as pd
+
+    from bench.drawing import saved
+    from bench.writing import write_bytes, write_text
+    from reports.validation import against_published
+
+    rows = pd.DataFrame(predictions())
+    png, svg = saved(against_published(rows))
+    write_text(output / "validation.csv", rows.to_csv(index=False))
+    write_text(output / "validation.svg", svg)
+    write_bytes(output / "validation.png", png)
 
 
 def _errors(found: list[Score]) -> Table:

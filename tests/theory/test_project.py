@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,11 +192,15 @@ def test_a_cluster_of_any_size_is_projected_at_once() -> None:
     assert row.nodes == 125_000_001 and 0 < row.efficiency < 0.5
 
 
-def test_the_validation_is_a_command(scalebench: Scalebench) -> None:
-    done = scalebench("project", "--validate", "--json")
+def test_the_validation_is_a_command(scalebench: Scalebench, tmp_path: Path) -> None:
+    done = scalebench("project", "--validate", "--json", "--output", tmp_path / "charts")
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
     assert len(content["rows"]) == 421 and content["left_out_families"] and content["scores"]
+    assert {"predicted_efficiency", "naive_efficiency"} <= set(content["rows"][0])
+    assert sorted(path.name for path in (tmp_path / "charts").iterdir()) == [
+        f"validation.{kind}" for kind in ("csv", "png", "svg")
+    ]
 
 
 @pytest.mark.parametrize(
