@@ -8,7 +8,18 @@ import pandas as pd
 
 from bench.cases.study import Drawn, Study
 from bench.theory.failures import useful_frac
-from bench.theory.ten_nodes import MACHINE, MICRO_BATCH_SIZE, NETWORKS, NODES, SYNC_EVERY, Fit, Scheme, fits, schemes
+from bench.theory.ten_nodes import (
+    MACHINE,
+    MICRO_BATCH_SIZE,
+    NETWORKS,
+    NODES,
+    SYNC_EVERY,
+    Fit,
+    Scheme,
+    fits,
+    schemes,
+    slowest_frac,
+)
 from reports import cases, units
 from reports.columns import Column, table
 from reports.page import Case, Section
@@ -42,7 +53,7 @@ def study() -> Study:
     case = Case(
         title="Ten billion parameters on ten nodes of eight V100s",
         subtitle=f"gpt-10b on {MACHINE}, {MICRO_BATCH_SIZE} sequences a GPU and step, by theory: nothing of this was measured.",
-        answers=[*_time(rows), *_memory(kept), _consistency(rows), _failures()],
+        answers=[*_time(rows), *_memory(kept), _consistency(rows), _slowest(), _failures()],
         sections=sections,
         assumed=_ASSUMED,
         footer="Made by scalebench case ten-nodes.",
@@ -105,6 +116,14 @@ def _consistency(rows: list[Scheme]) -> str:
     ]
     return (
         f"What it costs in memory and consistency: {'; '.join(words)}. What that does to the loss is not in the theory."
+    )
+
+
+def _slowest() -> str:
+    mean, low, high = slowest_frac()
+    return (
+        f"Stragglers: of 80 equal GPUs the slowest is {units.fraction(mean)} slower than a typical one (nine sets of ten: "
+        f"{units.fraction_between(low, high)}); all that wait for each other go at its pace."
     )
 
 

@@ -17,6 +17,7 @@ the half-precision weight (csrc/adam/cpu_adam.cpp)."""
 
 # Of a one-rank step that was measured as a whole, the host's update is at most this part: assumed.
 _MOST_HOST_FRAC = 0.8
+_HALVINGS = 50
 
 
 def offloaded_step(work: Workload, base: str, group: Group) -> Step:
@@ -29,13 +30,24 @@ def offloaded_step(work: Workload, base: str, group: Group) -> Step:
     whole is taken to be that of one rank with its optimizer in the host. Not counted: gradients of several micro-batches
     that are added up in the host, the norm, NVMe. Raises ProjectionError for a machine whose host is not described.
     """
+    _host(group)
+    if work.tokens_per_step is not None:
+        return _taken(work, base, group, 1.0)
+    alone = dataclasses.replace(group, world_size=1, devices=None)
+    counted = min(1.0, _MOST_HOST_FRAC * work.step_1_s / _host_update_s(work, alone))
+    # The passes with which one rank takes what was measured: by halving, since longer passes never make a shorter step.
+    low_s, high_s = 0.0, work.step_1_s
+    for _ in range(_HALVINGS):
+        middle_s = (low_s + high_s) / 2
+        longer = _taken(_with_passes_of(work, middle_s), base, alone, counted).step_time_s > work.step_1_s
+        low_s, high_s = (low_s, middle_s) if longer else (middle_s, high_s)
+    return _taken(_with_passes_of(work, high_s), base, group, counted)
+
+
+def _taken(work: Workload, base: str, group: Group, counted: float) -> Step:
+    """The step; of the host's update only the part `counted`."""
     ranks, machine = group.world_size, group.machine
-    update_s, copy_s = _host_update_s(work, group), _own_copy_s(work, group)
-    if work.tokens_per_step is None:
-        alone_s = _host_update_s(work, dataclasses.replace(group, world_size=1, devices=None))
-        counted = min(1.0, _MOST_HOST_FRAC * work.step_1_s / alone_s)
-        update_s *= counted
-        work = _with_passes_of(work, work.step_1_s - counted * alone_s)
+    update_s, copy_s = counted * _host_update_s(work, group), _own_copy_s(work, group)
     exchanged = exchange_of(work, base, group)
     plain = step(work, base, group, exchanged)
     slower = 1.0 + variation_frac(machine, ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,11 @@ def expected_maximum(count: int) -> float:
     x, below = _normal()
     values = 1 - below**count - (1 - below) ** count
     return float((values[1:] + values[:-1]).sum() / 2 * (x[1] - x[0])) if count > 1 else 0.0
+
+
+def maximum_quantile(count: int, part: float) -> float:
+    """Below this is the maximum of `count` independent standard normal values in that part of all draws: F^-1(part^(1 / n))."""
+    return NormalDist().inv_cdf(part ** (1 / count))
 
 
 @cache

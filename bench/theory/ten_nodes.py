@@ -8,7 +8,7 @@ from bench.theory.collectives import Group
 from bench.theory.machine import Machine, Network, load_machine, load_network
 from bench.theory.project import efficiency_error, efficiency_interval, project
 from bench.theory.replicas import Training, place, work_of
-from bench.theory.stragglers import lateness_s, variation_frac
+from bench.theory.stragglers import lateness_s, maximum_quantile, variation_frac
 from bench.theory.ways import Options, memory_of, step_of
 from bench.theory.workload import Workload, from_preset
 
@@ -69,6 +69,14 @@ def fits() -> list[Fit]:
                 kept = memory_of(_work(machine, strategy), strategy, Group(machine, ranks, load_network("edr-4x")))
                 found.append(Fit(name, strategy, ranks, kept.total_bytes, machine.device.memory_bytes.value))
     return found
+
+
+def slowest_frac() -> tuple[float, float, float]:
+    """By what part the slowest of all GPUs is slower than a typical one: the mean, and the ends of nine draws of ten."""
+    machine = load_machine(MACHINE)
+    ranks, spread = NODES * machine.node.num_devices, machine.behaviour.device_variation_frac.value
+    low, high = (spread * maximum_quantile(ranks, part) for part in (0.05, 0.95))
+    return variation_frac(machine, ranks), low, high
 
 
 def schemes() -> list[Scheme]:

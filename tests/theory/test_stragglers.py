@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.theory.machine import load_machine
-from bench.theory.stragglers import expected_maximum, lateness_s, variation_frac
+from bench.theory.stragglers import expected_maximum, lateness_s, maximum_quantile, variation_frac
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,9 @@ def test_a_step_is_as_long_as_its_slowest_rank() -> None:
     assert lateness_s(machine, 8, 10**8) == pytest.approx(0.006 * drawn, rel=0.01)
     assert lateness_s(machine, 8, 8 * 10**8) == pytest.approx(2 * lateness_s(machine, 8, 10**8))
     assert lateness_s(machine, 1, 10**8) == variation_frac(machine, 1) == 0
+
+
+def test_how_the_slowest_is_spread() -> None:
+    drawn = np.random.default_rng(1).normal(size=(100_000, 80)).max(axis=1)
+    for part in (0.05, 0.5, 0.95):
+        assert maximum_quantile(80, part) == pytest.approx(float(np.quantile(drawn, part)), abs=0.02)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bench.errors import ProjectionError
-from bench.plan.strategies import STRATEGIES
 from bench.theory.collectives import Group, collective_s
 from bench.theory.compression import powersgd_share
 from bench.theory.failures import checkpoint_interval_s, useful_frac
@@ -27,8 +26,9 @@ def work(machine: Machine = DGX_1, dtype: str = "fp32", step_s: float = 0.5) -> 
     return from_numbers(machine, num_params=350_000_000, grad_dtype=dtype, step_time_1_s=step_s)
 
 
-def test_what_the_rank_program_runs_is_among_them() -> None:
-    assert set(STRATEGIES) <= set(WAYS)
+@pytest.mark.parametrize("strategy", sorted(WAYS))
+def test_one_rank_takes_what_was_measured(strategy: str) -> None:
+    assert project(work(step_s=2.0), strategy, DGX_1, 1).step_time_s == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("strategy", sorted(WAYS))
