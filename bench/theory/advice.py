@@ -110,7 +110,7 @@ def advise(
             f"{machine.name}: nothing fits: the least is {taken.memory_bytes[place] / 2**30:.1f} GiB a rank "
             f"({SEARCHED[found.strategy[place]]} on {found.world_size[place]} ranks), "
             f"a device has {machine.device.memory_bytes.value / 2**30:.1f}",
-            hint="allow more ranks (--max-world-size, --network), or name another machine",
+            hint="allow more ranks (--max-world-size, --network), or look at scalebench project --strategy zero3_offload",
         )
     ranks = found.world_size.astype(np.float64)
     weight = np.ones_like(ranks) if by == "step_time" else ranks

@@ -20,6 +20,9 @@ from bench.theory.workload import Workload, from_preset
 SEARCHED = ("ddp", "zero0", "zero1", "zero2", "zero3")
 """Strategies that a search tries, the plainest first: those that every update of which is the same as plain training's."""
 
+# More sequences than any update has; its divisors are looked for one by one.
+_LARGEST_BATCH = 10**9
+
 Seconds = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -63,6 +66,12 @@ class Steps:
     activations_known: bool
 
 
+def check_batch(global_batch_size: int) -> None:
+    """Raise ProjectionError for a batch that can't be shared."""
+    if not 1 <= global_batch_size <= _LARGEST_BATCH:
+        raise ProjectionError(f"--global-batch-size: found {global_batch_size}, expected 1 to {_LARGEST_BATCH}")
+
+
 def world_sizes(machine: Machine, global_batch_size: int, most: int, network: Network | None) -> list[int]:
     """Ranks that share the batch equally: any number in one node, and whole nodes beyond it where a network joins them."""
     node = machine.node.num_devices
@@ -79,13 +88,13 @@ def candidates(
 ) -> Candidates:
     """All of strategy x world size x micro-batch x accumulation, with and (`checkpointing`) without activation checkpointing.
 
-    Micro-batch x accumulation x world size is the global batch for each. Raises ProjectionError for a batch below 1.
+    Micro-batch x accumulation x world size is the global batch for each. Raises ProjectionError for a batch that can't be.
     """
-    if global_batch_size < 1:
-        raise ProjectionError(f"--global-batch-size: found {global_batch_size}, expected a whole number from 1 on")
+    check_batch(global_batch_size)
     shares = []
+    parts = np.array(_divisors(global_batch_size), dtype=np.int64)
     for size in sizes:
-        micro = np.array(_divisors(global_batch_size // size), dtype=np.int64)
+        micro = parts[global_batch_size // size % parts == 0]
         shares.append(np.stack([np.full_like(micro, size), micro, global_batch_size // size // micro]))
     ranks, micro, accumulation = np.concatenate(shares, axis=1)
     places = np.array([SEARCHED.index(name) for name in strategies], dtype=np.int64)

@@ -40,7 +40,7 @@ def advise(
     """
     from bench.theory.advice import ORDERS
     from bench.theory.advice import advise as advised
-    from bench.theory.candidates import candidates, steps, world_sizes
+    from bench.theory.candidates import candidates, check_batch, steps, world_sizes
     from bench.theory.machine import load_machine, load_network
     from bench.theory.transformer import preset_shape
 
@@ -49,9 +49,8 @@ def advise(
     for flag, value in (("--price-per-gpu-hour", price_per_gpu_hour), ("--watts-per-gpu", watts_per_gpu)):
         if value is not None and not 0 < value < float("inf"):
             raise ProjectionError(f"{flag}: found {value}, expected a number above 0")
-    for flag, count in (("--global-batch-size", global_batch_size), ("--max-world-size", max_world_size)):
-        if count is not None and count < 1:
-            raise ProjectionError(f"{flag}: found {count}, expected a whole number from 1 on")
+    if max_world_size is not None and max_world_size < 1:
+        raise ProjectionError(f"--max-world-size: found {max_world_size}, expected a whole number from 1 on")
     described = load_machine(machine)
     link = None if network is None else load_network(network)
     dtype = precision or ("fp32" if described.node.backend == "gloo" else "fp16")
@@ -59,6 +58,7 @@ def advise(
         raise ProjectionError(f"--precision: found {dtype!r}", hint=nearest(dtype, _PRECISIONS))
     most = max_world_size or described.node.num_devices * (1 if link is None else _NODES)
     shape = preset_shape(model)
+    check_batch(global_batch_size)
     sizes = world_sizes(described, global_batch_size, most, link)
     # A model without activations to speak of has nothing to recompute.
     found = candidates(global_batch_size, sizes, checkpointing=shape.num_heads is not None)

@@ -45,6 +45,7 @@ def test_ten_nodes_by_what_must_hold() -> None:
         assert by["edr-4x", kind].speedup >= by["edr-1x", kind].speedup >= by["eth-10g", kind].speedup
     # Over 10 Gbit/s the gathers alone, 3 x 20.6 GB at 1.15 GB/s, take six times the step of one node.
     assert by["eth-10g", "synchronous"].exposed_comm_s == pytest.approx(3 * 20.6e9 * 79 / 80 / 1.15e9, rel=0.2)
+    assert by["edr-4x", "delayed"].host_bytes == pytest.approx(8 * 10.28e9, rel=0.01)
     assert by["eth-10g", "synchronous"].speedup_lo < 2 < by["eth-10g", "delayed"].speedup_lo
 
 

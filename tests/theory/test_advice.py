@@ -135,6 +135,7 @@ ASKED = ("--model", "gpt2-small", "--machine", "dgx1-v100-16gb", "--global-batch
         ((*ASKED, "--seq-len", "4096"), "--seq-len: found 4096", 2),
         ((*ASKED, "--max-world-size", "0"), "--max-world-size: found 0", 2),
         ((*ASKED[:-1], "0"), "--global-batch-size: found 0", 2),
+        ((*ASKED[:-1], "2000000000"), "--global-batch-size: found 2000000000, expected 1 to 1000000000", 2),
         ((*ASKED, "--network", "edr"), "--network: found 'edr'", 2),
         (("--model", "gpt2-smal", *ASKED[2:]), "did you mean 'gpt2-small'?", 2),
         ((*ASKED, "--json", "--verify", "1"), "nothing was measured", 1),
