@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ProjectionError
-from bench.theory.collectives import Group, collective_s
+from bench.theory.collectives import Group
 from bench.theory.machine import Machine, Network
 from bench.theory.memory import FRAGMENTATION_FRAC, memory
 from bench.theory.project import efficiency_error, efficiency_interval
-from bench.theory.step import added_to_passes_s, divides_update, exchange_of
+from bench.theory.step import added_to_passes_s, divides_update, exchange_of, gathered_after_s
 from bench.theory.stragglers import lateness_s, variation_frac
 from bench.theory.workload import Workload, from_preset
 
@@ -231,7 +231,7 @@ def _of_group(
         "copy_s": times * work.copied_bytes / machine.device.memory_bytes_per_s.value,
         "variation_s": (slower - 1.0) * (passes * (forward_s + backward_s) + update_s),
         "lateness_s": lateness_s(machine, ranks, work.num_params),
-        "exposed_comm_s": float(collective_s("all_gather", exchanged.gathered_after_bytes, group)) + times * added_s,
+        "exposed_comm_s": gathered_after_s(exchanged, group) + times * added_s,
         "error": efficiency_error(strategy, machine, ranks),
     }
 

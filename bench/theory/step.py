@@ -72,8 +72,7 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
     added_s = added_to_passes_s(
         work.forward_s * slower, work.backward_s * slower, exchanged, group, gathered_bytes, work.num_layers
     )
-    exposed_s = float(collective_s("all_gather", exchanged.gathered_after_bytes, group))
-    exposed_s += exchanged.times * float(added_s)
+    exposed_s = gathered_after_s(exchanged, group) + exchanged.times * float(added_s)
     own = forward_s + backward_s + update_s
     return Step(
         forward_s,
@@ -89,6 +88,12 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
 def divides_update(strategy: str) -> bool:
     """Whether a rank updates its part of the parameters alone."""
     return strategy in ("zero1", "zero2", "zero3")
+
+
+def gathered_after_s(exchanged: Exchange, group: Group) -> float:
+    """Seconds in which the parameters are gathered after the update: none where nothing is, not even a call's latency."""
+    gathered = exchanged.gathered_after_bytes
+    return float(collective_s("all_gather", gathered, group)) if gathered else 0.0
 
 
 def added_to_passes_s(

@@ -184,8 +184,8 @@ def test_bandwidths_of_a_published_simulation_within_a_factor_of_one_and_a_half(
 
 
 def test_failures_by_hand_and_by_trying_every_interval() -> None:
-    """A checkpoint of 60 s, a node lost every 1,000 hours, ten nodes: Young's interval is sqrt(2 x 60 x 360,000) = 6,573 s, to which
-    Daly adds 20 s, less the checkpoint."""
+    """A checkpoint of 60 s, a node lost every 1,000 hours, ten nodes: Young's interval is sqrt(2 x 60 x 360,000), 6,573 s, to
+    which Daly adds 20 s, less the checkpoint."""
     interval = checkpoint_interval_s(360_000, 60)
     assert interval == pytest.approx(6572.7 + 20.1 - 60, abs=0.5)
     best = useful_frac(10, 3.6e6, 60, 300)
