@@ -149,6 +149,9 @@ def test_ten_billion_parameters_offloaded_on_one_v100_as_deepspeed_logged_them()
     assert row.forward_s + row.backward_s == pytest.approx(6.2 + 12.2, rel=0.10)
     assert row.step_time_s == pytest.approx(25.7, rel=0.10)
     assert row.update_s == pytest.approx(6.35, rel=0.02)
+    assert (
+        row.fits and row.memory_bytes > 0.95 * machine.device.memory_bytes.value
+    )  # the tutorial's batch filled the card
 
 
 def test_ranks_of_a_node_share_its_memory_and_its_links() -> None:
