@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from bench.errors import ScalebenchError
+from bench.verbs.advise import advise
+from bench.verbs.case import case
 from bench.verbs.compare import compare
+from bench.verbs.project import project
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
@@ -28,6 +31,15 @@ app.command(
 )(run)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
+app.command(
+    epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
+    "    or: scalebench project --validate"
+)(project)
+app.command(
+    epilog="Example: scalebench advise --model gpt2-xl --machine dgx1-v100-16gb --global-batch-size 512"
+    "    or with: --by cost --price-per-gpu-hour 2.5"
+)(advise)
+app.command(epilog="Example: scalebench case ten-nodes    or: scalebench case internet --output internet")(case)
 app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
 app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)
 

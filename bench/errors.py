@@ -29,6 +29,14 @@ class RecordError(ScalebenchError):
     """A stored record, or the folder that holds records, cannot be read as one."""
 
 
+class MachineError(ScalebenchError):
+    """A described machine or network is not known, or its file can't be used as one."""
+
+
+class ProjectionError(ScalebenchError):
+    """What is asked of the theory is incomplete, contradicts itself, or is not covered by it."""
+
+
 class ComparisonError(ScalebenchError):
     """Two runs cannot be compared, or not as asked."""
 

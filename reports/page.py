@@ -1,4 +1,4 @@
-"""One self-contained page: text, tables and charts in, HTML out. Its only file is template.html, which it reads."""
+"""One self-contained page: text, tables and charts in, HTML out. Its files are template.html, case.html and page.css."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from reports import units
 from reports.verdict import Paragraph
@@ -72,6 +73,18 @@ class Report:
     footer: str
 
 
+@dataclass
+class Case:
+    """What the page of a case study says: the answers first, then a section a question, then what is assumed."""
+
+    title: str
+    subtitle: str
+    answers: list[str]
+    sections: list[Section]
+    assumed: list[str]
+    footer: str
+
+
 def incidents(not_ok: pd.DataFrame) -> list[Incident]:
     """The launches without a figure, those of one model, outcome and reason together; the first one's evidence."""
     groups: dict[tuple[str, str, str], list[dict[Hashable, Any]]] = {}
@@ -93,12 +106,22 @@ def incidents(not_ok: pd.DataFrame) -> list[Incident]:
 
 def render(report: Report) -> str:
     """The whole page as HTML that opens without a network. Every text in it is escaped."""
-    return _template().render(report=report, rows=_rows, numeric=_numeric)
+    return _template("template.html").render(report=report, rows=_rows, numeric=_numeric, css=_css())
+
+
+def render_case(case: Case) -> str:
+    """The page of a case study, by the same rules."""
+    return _template("case.html").render(case=case, rows=_rows, numeric=_numeric, css=_css())
+
+
+def _css() -> Markup:
+    # Ours, and no text of a user's: quotes in it must stay quotes.
+    return Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
 
 
 @cache
-def _template() -> Template:
-    source = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
+def _template(name: str) -> Template:
+    source = (Path(__file__).parent / name).read_text(encoding="utf-8")
     # autoescape for every template: jinja2 would decide by a file name, and there is none here.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(source)

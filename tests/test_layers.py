@@ -65,9 +65,12 @@ def test_torch_stays_with_models_and_the_worker(path: Path) -> None:
     assert not heavy
 
 
+PROJECT = ["project", "--machine", "dgx1-v100-16gb", "--num-params", "1e8", "--step-time-1", "0.1", "--json"]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["compare", "--help"], ["run", "quick", "--dry-run", "--device", "cpu"]],
+    [["--help"], ["run", "--help"], ["compare", "--help"], ["run", "quick", "--dry-run", "--device", "cpu"], PROJECT],
 )
 def test_planning_never_imports_torch(arguments: list[str]) -> None:
     code = (

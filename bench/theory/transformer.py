@@ -1,0 +1,72 @@
+"""What a preset's model weighs and computes, from its sizes alone: the counts of models/gpt.py and paced.py without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.errors import ProjectionError
+from bench.plan.presets import preset_sizes
+from bench.theory.zero_settings import DTYPE_BYTES
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a preset's model. `paced_s_per_token`: seconds that it sleeps instead of computing, (forward, backward);
+    None for a model that computes. tests/theory/test_transformer.py holds every count against the model itself."""
+
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    max_seq_len: int
+    num_heads: int | None = None
+    paced_s_per_token: tuple[float, float] | None = None
+
+    @property
+    def num_params(self) -> int:
+        """L (12 h^2 + 13 h) + (V + s) h + 2 h for a GPT, L (8 h^2 + 5 h) + (V + s) h for a paced model."""
+        h = self.hidden_size
+        if self.paced_s_per_token is not None:
+            return self.num_layers * (8 * h * h + 5 * h) + self.embedding_params
+        return self.num_layers * (12 * h * h + 13 * h) + self.embedding_params + 2 * h
+
+    @property
+    def embedding_params(self) -> int:
+        """(V + s) h: the token table is the head too, so that its gradient is complete only when the first layer's is."""
+        return (self.vocab_size + self.max_seq_len) * self.hidden_size
+
+    def flops_per_token(self, seq_len: int, activation_checkpointing: bool = False) -> float:
+        """FLOPs of a token's forward and backward pass: 6 N + 12 L h s, N = 12 L h^2 + V h (models/gpt.py).
+
+        With activation checkpointing the recomputation is counted too, 16 L h^2 + 4 L h s: these are the hardware's FLOPs.
+        """
+        layers, h = self.num_layers, self.hidden_size
+        model = 6.0 * (12 * layers * h * h + self.vocab_size * h) + 12.0 * layers * h * seq_len
+        return model + (16.0 * layers * h * h + 4.0 * layers * h * seq_len if activation_checkpointing else 0.0)
+
+    def activation_bytes(
+        self, micro_batch_size: int, seq_len: int, precision: str, activation_checkpointing: bool = False
+    ) -> float | None:
+        """Bytes of activations when the backward pass starts (models/gpt.py); None for a paced model, which has next to none."""
+        if self.num_heads is None:
+            return None
+        item, h = DTYPE_BYTES[precision], self.hidden_size
+        block = 16 * h * item + 4 * (4 + self.num_heads)
+        blocks = self.num_layers * block
+        if activation_checkpointing:
+            blocks = (self.num_layers - 1) * h * item + block
+        return float(micro_batch_size * seq_len * (blocks + 2 * h * item + 12 * self.vocab_size))
+
+
+def preset_shape(name: str) -> Shape:
+    """The shape of a preset. Raises SuiteError for an unknown name, ProjectionError for a kind without a theory."""
+    kind, sizes = preset_sizes(name)
+    layers, hidden, vocabulary, longest = (
+        int(sizes[key]) for key in ("num_layers", "hidden_size", "vocab_size", "max_seq_len")
+    )
+    if kind == "GPT":
+        return Shape(layers, hidden, vocabulary, longest, num_heads=int(sizes["num_heads"]))
+    if kind == "PacedLM":
+        token_s = layers / sizes["reference_tokens"]
+        paced_s = (sizes["forward_s"] * token_s, sizes["backward_s"] * token_s)
+        return Shape(layers, hidden, vocabulary, longest, paced_s_per_token=paced_s)
+    raise ProjectionError(f"--model: the theory has no shape for {name}", hint="give --num-params and --step-time-1")

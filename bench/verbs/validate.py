@@ -1,0 +1,100 @@
+"""The theory beside what others published, as scalebench project --validate shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from bench.theory.published_rows import LEFT_OUT_FAMILIES, left_out, published_rows
+from bench.theory.validation import (
+    FITTED,
+    CrossValidation,
+    Score,
+    cross_validations,
+    fitted_constants,
+    predictions,
+    scores,
+)
+from bench.verbs.shared import terminal
+
+
+def show_validation(as_json: bool, output: Path | None = None) -> None:
+    """Print the errors of every class, family and machine, the naive model beside them, and what was left out and why.
+
+    Into `output` goes every row with both predictions, as validation.csv and as a chart, validation.png and .svg.
+    """
+    found, crossed = scores(), cross_validations()
+    if output is not None:
+        _write(output)
+    if as_json:
+        content = {
+            "scores": [dataclasses.asdict(score) for score in found],
+            "cross_validation": [dataclasses.asdict(one) for one in crossed],
+            "fitted": dict(zip(("contention_frac", "lateness_s"), FITTED, strict=True)),
+            "left_out_families": LEFT_OUT_FAMILIES,
+            "left_out_rows": dict(left_out()),
+            "rows": predictions(),
+        }
+        print(json.dumps(content, indent=1))
+        return
+    console = terminal()
+    console.print(_errors(found))
+    console.print(_crossed(crossed))
+    best = fitted_constants()
+    print(
+        f"Fitted: contention {FITTED[0]:g}, lateness {1e3 * FITTED[1]:g} ms (the grid's best is {best[0]:g} and "
+        f"{1e3 * best[1]:g} ms). The naive model's three constants are fitted to the rows it is judged on."
+    )
+    for family, reason in LEFT_OUT_FAMILIES.items():
+        print(f"left out: {family}: {reason}")
+    for reason, rows in left_out().most_common():
+        print(f"not usable: {rows} rows: {reason}")
+    print(f"usable: {len(published_rows())} rows, and their one-GPU rows")
+    if output is not None:
+        print(f"chart: {output / 'validation.png'}")
+
+
+def _write(output: Path) -> None:
+    import pandas as pd
+
+    from bench.drawing import saved
+    from bench.writing import write_bytes, write_text
+    from reports.validation import against_published
+
+    rows = pd.DataFrame(predictions())
+    png, svg = saved(against_published(rows))
+    write_text(output / "validation.csv", rows.to_csv(index=False))
+    write_text(output / "validation.svg", svg)
+    write_bytes(output / "validation.png", png)
+
+
+def _errors(found: list[Score]) -> Table:
+    table = Table("absolute error of efficiency", "rows", "median", "90 %", "bias", "naive median", "naive 90 %")
+    for score in found:
+        table.add_row(
+            score.name,
+            str(score.rows),
+            f"{score.theory_median:.3f}",
+            f"{score.theory_p90:.3f}",
+            f"{score.theory_bias:+.3f}",
+            f"{score.naive_median:.3f}",
+            f"{score.naive_p90:.3f}",
+        )
+    return table
+
+
+def _crossed(crossed: list[CrossValidation]) -> Table:
+    table = Table("cross-validation: left out of the fit", "rows", "median", "90 %", "contention", "lateness")
+    for one in crossed:
+        table.add_row(
+            f"each {one.left_out_by}: {one.name}",
+            str(one.rows),
+            f"{one.median:.3f}",
+            f"{one.p90:.3f}",
+            f"{one.contention_frac[0]:.1f} to {one.contention_frac[1]:.1f}",
+            f"{1e3 * one.lateness_s[0]:g} to {1e3 * one.lateness_s[1]:g} ms",
+        )
+    return table

@@ -1,0 +1,46 @@
+"""The counts of a preset, held against the model itself, built without memory."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+import models
+from bench.theory.transformer import preset_shape
+from models.gpt import GPT
+from models.paced import PacedLM
+
+GPTS = [name for name, (target, _) in models.PRESETS.items() if target.endswith(":GPT")]
+
+
+@pytest.mark.parametrize("name", GPTS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_gpt_counts_as_it_is(name: str, checkpointing: bool) -> None:
+    sizes: dict[str, Any] = models.PRESETS[name][1]
+    model = GPT(**sizes, device="meta", activation_checkpointing=checkpointing)
+    shape = preset_shape(name)
+    assert shape.num_params == model.num_params()
+    ends = (model.token_embedding.weight, model.position_embedding.weight)
+    assert shape.embedding_params == sum(weight.numel() for weight in ends)
+    assert shape.flops_per_token(128) == model.flops_per_token(128)
+    for precision, item in (("fp32", 4), ("fp16", 2)):
+        got = shape.activation_bytes(4, 128, precision, checkpointing)
+        assert got == model.activation_bytes(4, 128, item)
+
+
+def test_recomputation_is_what_the_model_says_it_adds() -> None:
+    shape = preset_shape("gpt2-small")
+    layers, h = shape.num_layers, shape.hidden_size
+    more = shape.flops_per_token(1024, True) - shape.flops_per_token(1024)
+    assert more == 16 * layers * h * h + 4 * layers * h * 1024
+
+
+def test_a_paced_model_sleeps_as_it_is_built_to() -> None:
+    sizes: dict[str, Any] = models.PRESETS["paced-nano"][1]
+    model = PacedLM(**sizes, device=cast(Any, "meta"), dtype=torch.float32)
+    shape = preset_shape("paced-nano")
+    assert shape.num_params == model.num_params()
+    assert shape.paced_s_per_token is not None
+    assert sum(shape.paced_s_per_token) * 512 == pytest.approx(model.paced_seconds(512))
