@@ -12,6 +12,7 @@ from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.gates import faults
 from bench.analysis.measured import Measured, measured
+from bench.analysis.memory import memory_table
 from bench.analysis.scaling import scaling_table
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.analysis.validity import judge
@@ -25,9 +26,9 @@ from bench.results.store import read_records
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
-    operation), `places` (the environments), `measured` (what other runs are compared with), `certainty` (a row a
-    quantity that says how sure the run is), the names of the suites, and which
-    launches have a timeline, as (cell id, launch id)."""
+    operation), `memory` (a row a launched cell, theory beside measurement), `places` (the environments), `measured` (what
+    other runs are compared with), `certainty` (a row a quantity that says how sure the run is), the names of the suites,
+    and which launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
     launches: pd.DataFrame
@@ -35,6 +36,7 @@ class Findings:
     efficiency: pd.DataFrame
     ranks: pd.DataFrame
     traffic: pd.DataFrame
+    memory: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
     certainty: pd.DataFrame
@@ -62,6 +64,7 @@ def examine(folder: Path) -> Findings:
         efficiency=tree,
         ranks=ranks,
         traffic=traffic,
+        memory=memory_table(records, scaling),
         places=environment(records),
         measured=compared,
         certainty=certainty(launches, scaling, compared),

@@ -20,7 +20,7 @@ from bench.printing import printable
 from bench.results.launch_file import record_path
 from bench.results.store import read_record
 from bench.writing import write_bytes, write_text
-from reports import certainty, losses, page, tables, verdict
+from reports import certainty, losses, page, predicted, tables, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,6 +80,14 @@ _EFFICIENCY = (
 _NO_EFFICIENCY = (
     "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
 )
+_MEMORY = (
+    "What the process held before the model was built, then parameters, gradients, optimizer, buckets and activations by "
+    "theory, beside the measured peak."
+)
+_NO_CLAIM = (
+    "On CPUs this is no claim: the resident set of a process also holds what libraries load later and what the allocator "
+    "keeps, which weighs more than a small model."
+)
 _RANKS = (
     "What each rank does in a step without payload: its own work, and waiting for the others; drawn at each strategy's "
     "largest world size. A straggler is slower than the others beyond noise."
@@ -104,6 +112,7 @@ def publish(findings: Findings) -> Path:
         "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
         "phases": seconds,
         "traffic": findings.traffic,
+        "memory": findings.memory,
         "not_ok": failed,
         "certainty": findings.certainty,
         "environment": places,
@@ -168,6 +177,10 @@ def _sections(
         if anchor == "scaling":
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _traffic(findings.traffic, pictures)
+        if anchor == "memory" and len(findings.memory):
+            words = _MEMORY if bool(findings.memory["claimed"].any()) else f"{_MEMORY} {_NO_CLAIM}"
+            shown = predicted.memory(findings.memory)
+            found.append(page.Section("memory-by-theory", "Memory by theory", words, table=shown))
     if len(seconds):
         text = (
             "What a launch costs beside its measured window: from the launcher's start to the first line, imports, building "
