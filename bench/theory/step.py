@@ -71,7 +71,8 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
     ready = np.array([part for _, part in exchanged.buckets])
     durations = collective_s(exchanged.operation, sizes, group)
     contention = machine.behaviour.contention_frac.value
-    exposed_s = float(collective_s("all_gather", exchanged.gathered_after_bytes, group))
+    gathered = exchanged.gathered_after_bytes
+    exposed_s = float(collective_s("all_gather", gathered, group)) if gathered else 0.0
     if exchanged.gathered_in_pass_bytes:
         exposed_s += passes * _gathered_exposed_s(work, exchanged, group, float(durations.sum()), slower)
     elif exchanged.overlaps:

@@ -187,8 +187,17 @@ def test_a_flag_that_is_not_used_is_said_to_be(scalebench: Scalebench) -> None:
 
 def test_a_cluster_of_any_size_is_projected_at_once() -> None:
     work = from_numbers(DGX_1, num_params=10**9, grad_dtype="fp16", step_time_1_s=1.0)
-    row = project(work, "ddp", DGX_1, 10**9 + 3, load_network("edr-8x"))
-    assert row.nodes == 125_000_001 and 0 < row.efficiency < 0.5
+    rows = {name: project(work, name, DGX_1, 10**9 + 3, load_network("edr-8x")) for name in ("ddp", "zero1")}
+    # An all-reduce goes along a tree; an all-gather has no other way than round a ring.
+    assert rows["ddp"].nodes == 125_000_001 and 0 < rows["zero1"].efficiency < 0.01 < rows["ddp"].efficiency < 1
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero0"])
+def test_who_gathers_nothing_waits_for_no_gather(strategy: str) -> None:
+    """On gloo, by hand: hops of 50 microseconds, 14 of them for an all-reduce among eight ranks."""
+    cpu = load_machine("cpu-gloo")
+    work = from_numbers(cpu, num_params=1000, grad_dtype="fp32", step_time_1_s=1.0)
+    assert project(work, strategy, cpu, 8).exposed_comm_s == pytest.approx(14 * 5e-5, rel=0.05)
 
 
 def test_the_validation_is_a_command(scalebench: Scalebench) -> None:
