@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.analysis.calibrating import works
 from bench.analysis.certainty import certainty, with_outliers
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
@@ -20,6 +21,7 @@ from bench.results.frame import to_frame
 from bench.results.record import Record
 from bench.results.reference import read_references
 from bench.results.store import read_records
+from bench.theory.measured_work import MeasuredWork
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
     operation), `memory` (a row a launched cell, theory beside measurement), `places` (the environments), `measured` (what
-    other runs are compared with), `certainty` (a row a quantity that says how sure the run is), the names of the suites,
-    and which launches have a timeline, as (cell id, launch id)."""
+    other runs are compared with), `certainty` (a row a quantity that says how sure the run is), `works` (what a
+    calibration is fitted to), the names of the suites, and which launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
     launches: pd.DataFrame
@@ -40,6 +42,7 @@ class Findings:
     places: pd.DataFrame
     measured: list[Measured]
     certainty: pd.DataFrame
+    works: list[MeasuredWork]
     suites: list[str]
     traced: list[tuple[str, str]]
 
@@ -68,6 +71,7 @@ def examine(folder: Path) -> Findings:
         places=environment(records),
         measured=compared,
         certainty=certainty(launches, scaling, compared),
+        works=works(believed, scaling),
         suites=sorted({record.suite for record in records if record.suite is not None}),
         traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
     )

@@ -136,3 +136,12 @@ def efficiency_error(strategy: str, machine: Machine, world_size: int) -> float:
         return _UNSEEN_BACKEND * error
     seen = strategy == _SEEN_STRATEGY and machine.name in _SEEN_MACHINES and world_size <= _SEEN_RANKS
     return error if seen else _UNSEEN * error
+
+
+def error_of_theory(machine: Machine, world_size: int, efficiency: float) -> float:
+    """Half the interval of a calibrated projection of that efficiency: twice the theory's own error on published rows, which are
+    of V100s and plain data parallelism. The rates of gloo, once fitted, are no longer assumed."""
+    if world_size == 1:
+        return 0.0
+    error = EFFICIENCY_ERROR["one machine" if machine.num_nodes(world_size) == 1 else "across nodes"]
+    return _UNSEEN * error * min(1.0, efficiency / _LOWEST_SEEN)

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,9 @@ _DTYPES = ("fp16", "bf16", "fp32")
 
 def project(
     machine: Annotated[str | None, typer.Option(help="A known machine (dgx1-v100-16gb, ...) or a YAML file.")] = None,
-    strategy: Annotated[str, typer.Option(help="ddp, zero0 to zero3, or several with commas.")] = "ddp",
+    strategy: Annotated[
+        str | None, typer.Option(help="ddp, zero0 to zero3, or several with commas. [default: ddp]")
+    ] = None,
     world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
     network: Annotated[str | None, typer.Option(help="Between nodes: edr-1x, eth-10g, ...")] = None,
     model: Annotated[str | None, typer.Option(help="A preset. Or give --num-params and --step-time-1.")] = None,
@@ -41,6 +44,13 @@ def project(
     backward_frac: Annotated[float | None, typer.Option(help="Backward's part of its passes. [default: 2/3]")] = None,
     num_layers: Annotated[int | None, typer.Option(help="Its layers. [default: 24]")] = None,
     grad_accum_steps: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="A results folder: its constants are fitted, and its workloads projected with them."),
+    ] = None,
+    fit_world_sizes: Annotated[
+        str | None, typer.Option(help="With --calibrate: fit to launches of these ranks alone. [default: all]")
+    ] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -53,6 +63,27 @@ def project(
 
         show_validation(as_json)
         return
+    of_numbers = {"--grad-dtype": grad_dtype, "--backward-frac": backward_frac, "--num-layers": num_layers}
+    of_presets = {"--micro-batch-size": micro_batch_size, "--precision": precision, "--seq-len": seq_len}
+    if calibrate is not None:
+        from bench.verbs.calibrated import show_calibrated
+
+        measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets}
+        _warn_of_unused(
+            {**measured, "--grad-accum-steps": None if grad_accum_steps == 1 else grad_accum_steps},
+            "not used with --calibrate, which measured it",
+        )
+        show_calibrated(
+            calibrate,
+            machine=machine,
+            network=network,
+            model=model,
+            strategies=None if strategy is None else [name.strip() for name in strategy.split(",")],
+            world_sizes=_world_sizes("--world-sizes", world_sizes),
+            fitted_to=None if fit_world_sizes is None else _world_sizes("--fit-world-sizes", fit_world_sizes),
+            as_json=as_json,
+        )
+        return
     from bench.plan.strategies import STRATEGIES
     from bench.theory.machine import load_machine, load_network, machine_names
     from bench.theory.project import projections
@@ -60,16 +91,18 @@ def project(
     if machine is None:
         raise ProjectionError("--machine: missing", hint=f"known: {', '.join(machine_names())}, or a YAML file")
     described = load_machine(machine)
-    sizes = _world_sizes(world_sizes)
+    sizes = _world_sizes("--world-sizes", world_sizes)
     link = None if network is None else load_network(network)
     numbers = (num_params, step_time_1)
     if model is not None and numbers != (None, None):
         raise ProjectionError("--model: found beside --num-params or --step-time-1", hint="give one of the two")
-    of_presets = {"--micro-batch-size": micro_batch_size, "--precision": precision, "--seq-len": seq_len}
-    of_numbers = {"--grad-dtype": grad_dtype, "--backward-frac": backward_frac, "--num-layers": num_layers}
-    _warn_of_unused(of_presets if model is None else of_numbers, "--model" if model is None else "--num-params")
+    _warn_of_unused({"--fit-world-sizes": fit_world_sizes}, "not used without --calibrate")
+    _warn_of_unused(
+        of_presets if model is None else of_numbers,
+        f"not used without {'--model' if model is None else '--num-params'}",
+    )
     rows = []
-    for name in map(str.strip, strategy.split(",")):
+    for name in map(str.strip, (strategy or "ddp").split(",")):
         if name not in STRATEGIES:
             raise ProjectionError(f"--strategy: found {name!r}", hint=nearest(name, STRATEGIES))
         if model is not None:
@@ -126,19 +159,19 @@ def _of_numbers(
     )
 
 
-def _world_sizes(text: str) -> list[int]:
+def _world_sizes(flag: str, text: str) -> list[int]:
     sizes = []
     for part in text.split(","):
         if not part.strip().isdecimal() or int(part) < 1:
-            raise ProjectionError(f"--world-sizes: found {text!r}, expected whole numbers from 1 on, with commas")
+            raise ProjectionError(f"{flag}: found {text!r}, expected whole numbers from 1 on, with commas")
         sizes.append(int(part))
     return sizes
 
 
-def _warn_of_unused(given: Mapping[str, object], needs: str) -> None:
+def _warn_of_unused(given: Mapping[str, object], why: str) -> None:
     for flag, value in given.items():
         if value is not None:
-            print(f"{flag}: not used without {needs}", file=sys.stderr)
+            print(f"{flag}: {why}", file=sys.stderr)
 
 
 def _known(flag: str, dtype: str) -> None:
