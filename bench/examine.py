@@ -14,6 +14,7 @@ from bench.analysis.environment import environment
 from bench.analysis.gates import faults
 from bench.analysis.measured import Measured, measured
 from bench.analysis.memory import memory_table
+from bench.analysis.projected import projected_table
 from bench.analysis.scaling import scaling_table
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.analysis.validity import judge
@@ -28,7 +29,8 @@ from bench.theory.measured_work import MeasuredWork
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
-    operation), `memory` (a row a launched cell, theory beside measurement), `places` (the environments), `measured` (what
+    operation), `memory` (a row a launched cell, theory beside measurement), `projected` (a row a cell that theory foresaw),
+    `places` (the environments), `measured` (what
     other runs are compared with), `certainty` (a row a quantity that says how sure the run is), `works` (what a
     calibration is fitted to), the names of the suites, and which launches have a timeline, as (cell id, launch id)."""
 
@@ -39,6 +41,7 @@ class Findings:
     ranks: pd.DataFrame
     traffic: pd.DataFrame
     memory: pd.DataFrame
+    projected: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
     certainty: pd.DataFrame
@@ -47,8 +50,11 @@ class Findings:
     traced: list[tuple[str, str]]
 
 
-def examine(folder: Path) -> Findings:
+def examine(folder: Path, machine: str | None = None) -> Findings:
     """Read a results folder and judge its launches. Raises RecordError where a record can't be trusted.
+
+    `machine`: the described machine by which its cells are projected; by default what its smallest world sizes tell
+    (`projected_table`, which says what else is raised).
 
     The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
@@ -59,6 +65,7 @@ def examine(folder: Path) -> Findings:
     believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
     tree, ranks = efficiency_table(believed, scaling)
     traffic = traffic_table(records)
+    workloads = works(believed, scaling)
     compared = measured(records, launches, traffic)
     return Findings(
         folder=folder,
@@ -68,10 +75,11 @@ def examine(folder: Path) -> Findings:
         ranks=ranks,
         traffic=traffic,
         memory=memory_table(records, scaling),
+        projected=projected_table(workloads, scaling, machine),
         places=environment(records),
         measured=compared,
         certainty=certainty(launches, scaling, compared),
-        works=works(believed, scaling),
+        works=workloads,
         suites=sorted({record.suite for record in records if record.suite is not None}),
         traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
     )

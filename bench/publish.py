@@ -80,6 +80,10 @@ _EFFICIENCY = (
 _NO_EFFICIENCY = (
     "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
 )
+_PROJECTED = (
+    "What theory says of the cells that were measured, dashed in the charts of speed and scaling: one rank's own step, and what "
+    "its strategy's collectives add on more ranks. No projected figure is in any ranking."
+)
 _MEMORY = (
     "What the process held before the model was built, then parameters, gradients, optimizer, buckets and activations by "
     "theory, beside the measured peak."
@@ -113,6 +117,7 @@ def publish(findings: Findings) -> Path:
         "phases": seconds,
         "traffic": findings.traffic,
         "memory": findings.memory,
+        "projected": findings.projected,
         "not_ok": failed,
         "certainty": findings.certainty,
         "environment": places,
@@ -122,7 +127,7 @@ def publish(findings: Findings) -> Path:
         write_text(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
     spread = aa_spread_frac(findings.measured)
-    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread)
+    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread, findings.projected)
     for chart, png, svg in drawn(charts):
         write_text(report / "charts" / f"{chart.name}.svg", svg)
         write_bytes(report / "charts" / f"{chart.name}.png", png)
@@ -175,6 +180,7 @@ def _sections(
             says = _NO_SCALING if anchor == "scaling" and not drawn else text
             found.append(page.Section(anchor, heading, says, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
+            found += _projected(findings.projected)
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _traffic(findings.traffic, pictures)
         if anchor == "memory" and len(findings.memory):
@@ -190,6 +196,15 @@ def _sections(
             page.Section("outside", "Outside the window", text, pictures.get("outside", []), tables.phases(seconds))
         )
     return found
+
+
+def _projected(projected: pd.DataFrame) -> list[page.Section]:
+    """What theory foresaw, where something was held out from what it was fitted to."""
+    if projected.empty:
+        return []
+    table = predicted.steps(projected)
+    words = predicted.sentences(projected)
+    return [page.Section("projected", "Projected", _PROJECTED, table=table, sentences=words, folded=len(table) > 24)]
 
 
 def _attribution(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from reports import units
-from reports.columns import Column, table, without_empty
+from reports.columns import Column, interval, table, with_intervals, without_empty, without_unknown_intervals
 from reports.tables import CELL
 
 
@@ -27,3 +27,41 @@ def memory(memory: pd.DataFrame) -> pd.DataFrame:
         ("unknown_because", "why there is no theory", units.text),
     ]
     return without_empty(table(memory, columns), "setting", "why there is no theory")
+
+
+def steps(projected: pd.DataFrame) -> pd.DataFrame:
+    """Projected beside measured steps; `projected`: rows of `bench.analysis.projected.projected_table`."""
+    columns: list[Column] = [
+        *CELL,
+        ("step_time_s", "predicted", units.seconds),
+        interval("step_time_s", "predicted", 0.9),
+        ("measured_step_time_s", "measured", units.seconds),
+        ("error_frac", "error", units.fraction),
+        ("inside", "measured is inside", _yes_or_no),
+        ("efficiency", "efficiency, predicted", units.fraction),
+        ("own_s", "own work", units.seconds),
+        ("exposed_comm_s", "exposed", units.seconds),
+        ("in_fit", "fitted to it", _yes_or_no),
+    ]
+    return without_unknown_intervals(without_empty(table(with_intervals(projected), columns), "setting"))
+
+
+def sentences(projected: pd.DataFrame) -> list[str]:
+    """What the projections stand on, and how far they were off where they were predictions, by model."""
+    found = []
+    for (model, machine, fitted_to), rows in projected.groupby(["model", "machine", "fitted_to"], sort=False):
+        held_out = rows[~rows["in_fit"]]
+        known = held_out[held_out["inside"].notna()]
+        inside = int(known["inside"].astype(bool).sum())
+        off = held_out["error_frac"].abs()
+        ranks = f"{fitted_to} rank{'' if fitted_to == '1' else 's'}"
+        found.append(
+            f"{model}: fitted to launches of {ranks}, the rest as {machine} is described. Of {len(held_out)} cells of other "
+            f"sizes {inside} are inside their interval (meant: nine of ten); step times are off by "
+            f"{units.fraction(off.median())} in the median, {units.fraction(off.max())} at most."
+        )
+    return found
+
+
+def _yes_or_no(value: object) -> str:
+    return units.UNKNOWN if units.is_unknown(value) else "yes" if value else "no"

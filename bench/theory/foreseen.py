@@ -60,8 +60,11 @@ def foresee(found: Calibration, series: Series, world_size: int, network: Networ
     in_fit = any((seen.series, seen.world_size) == (series, world_size) for seen in found.used)
     efficiency = own_1_s / step_s
     theory = 0.0 if in_fit and half_s is not None else error_of_theory(found.machine, world_size, efficiency)
-    error = float(np.hypot(theory, efficiency * np.hypot(half_s or 0.0, doubt_s) / step_s))
-    low, high = (efficiency - min(error, 0.9 * efficiency), efficiency + error) if error else (None, None)
+    of_fit = efficiency * float(np.hypot(half_s or 0.0, doubt_s)) / step_s
+    error = float(np.hypot(theory, of_fit))
+    low = efficiency - min(error, 0.9 * efficiency) if error else None
+    # Ranks gain nothing by being several: noise alone reaches beyond 1.
+    high = max(efficiency + of_fit, min(1.0, efficiency + error)) if error else None
     return Foreseen(
         strategy=series[0],
         grad_accum_steps=series[1],

@@ -1,0 +1,82 @@
+"""Projected figures in a chart of measured ones: dashed, with a band, and named as what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from reports.style import Style, dodged
+
+_GREY = "#666666"
+_DASHES = (0, (4, 2))
+
+
+def held_out(projected: pd.DataFrame | None, cells: pd.DataFrame) -> pd.DataFrame:
+    """The projected rows of the contenders and panels among `cells` of which something was held out from the fit; none for None.
+
+    `projected`: rows of `bench.analysis.projected.projected_table`.
+    """
+    if projected is None or projected.empty:
+        return cells.iloc[:0].assign(in_fit=[], fitted_to=[])
+    rows = projected[projected["keeps"].isin(cells["keeps"]) & projected["contender"].isin(cells["contender"])]
+    return rows[rows.groupby(["contender", "keeps"])["in_fit"].transform(lambda fitted: not fitted.all())]
+
+
+def dashed(
+    axis: Axes, rows: pd.DataFrame, y: str, styles: dict[str, Style], divisor: float = 1.0, dodge: bool = True
+) -> None:
+    """A dashed line a contender from the largest size that was fitted to through those that were foreseen, with hollow points as
+    far beside the others as the measured ones, and a band as wide as their intervals; after the axis got its limits."""
+    low, high = axis.get_xlim()
+    for place, (name, style) in enumerate(styles.items()):
+        own = rows[rows["contender"] == name].sort_values("world_size", kind="stable")
+        fitted = own["in_fit"].astype(bool)
+        own = pd.concat([own[fitted].tail(1), own[~fitted]])
+        if own.empty:
+            continue
+        sizes = own["world_size"]
+        along = pd.Series(
+            [dodged(size, place, len(styles), high / low) if dodge else float(size) for size in sizes], index=own.index
+        )
+        color: dict[str, Any] = {"color": style.color, "linewidth": 1.2, "zorder": 1.8}
+        axis.plot(along, own[y] / divisor, linestyle=_DASHES, **color)
+        hollow: dict[str, Any] = {
+            "marker": style.marker,
+            "markersize": 4.5,
+            "markerfacecolor": "white",
+            "markeredgewidth": 1.0,
+        }
+        ahead = ~own["in_fit"].astype(bool)
+        axis.plot(along[ahead], own.loc[ahead, y] / divisor, linestyle="", **hollow, **color)
+        bounds = own[[f"{y}_lo", f"{y}_hi"]].astype(float).dropna() / divisor
+        ends = (bounds[f"{y}_lo"], bounds[f"{y}_hi"])
+        axis.fill_between(along[bounds.index], *ends, color=style.color, alpha=0.08, linewidth=0, zorder=0.9)
+
+
+def names(rows: pd.DataFrame) -> list[Any]:
+    """The dashed line and its band in a legend; nothing where nothing is projected."""
+    if rows.empty:
+        return []
+    return [
+        Line2D(
+            [],
+            [],
+            color=_GREY,
+            linestyle=_DASHES,
+            marker="o",
+            markersize=4.5,
+            markerfacecolor="white",
+            label="projected",
+        ),
+        Patch(color=_GREY, alpha=0.2, label="projected, nine of ten"),
+    ]
+
+
+def note(rows: pd.DataFrame) -> str:
+    """What the dashed lines were fitted to."""
+    sizes = ", ".join(dict.fromkeys(rows["fitted_to"]))
+    return f"Projected: fitted to {sizes} rank{'' if sizes == '1' else 's'}." if sizes else ""
