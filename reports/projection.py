@@ -52,9 +52,11 @@ def dashed(
         }
         ahead = ~own["in_fit"].astype(bool)
         axis.plot(along[ahead], own.loc[ahead, y] / divisor, linestyle="", **hollow, **color)
-        bounds = own[[f"{y}_lo", f"{y}_hi"]].astype(float).dropna() / divisor
-        ends = (bounds[f"{y}_lo"], bounds[f"{y}_hi"])
-        axis.fill_between(along[bounds.index], *ends, color=style.color, alpha=0.08, linewidth=0, zorder=0.9)
+        # Where it starts, at what was fitted, nobody may know how sure that is: from the point itself.
+        low_end, high_end = (own[f"{y}_{end}"].astype(float).fillna(own[y].astype(float)) for end in ("lo", "hi"))
+        axis.fill_between(
+            along, low_end / divisor, high_end / divisor, color=style.color, alpha=0.08, linewidth=0, zorder=0.9
+        )
 
 
 def names(rows: pd.DataFrame) -> list[Any]:

@@ -59,7 +59,7 @@ def foresee(found: Calibration, series: Series, world_size: int, network: Networ
     half_s = found.fit.half_width(whole, CONFIDENCE, found.fit.noise * step_s)
     in_fit = any((seen.series, seen.world_size) == (series, world_size) for seen in found.used)
     efficiency = own_1_s / step_s
-    theory = 0.0 if in_fit and half_s is not None else error_of_theory(found.machine, world_size, efficiency)
+    theory = 0.0 if in_fit else error_of_theory(found.machine, world_size, efficiency)
     of_fit = efficiency * float(np.hypot(half_s or 0.0, doubt_s)) / step_s
     error = float(np.hypot(theory, of_fit))
     low = efficiency - min(error, 0.9 * efficiency) if error else None
