@@ -47,7 +47,7 @@ def fitted(residuals: Callable[[Vector], tuple[Vector, NDArray[np.float64]]], st
     for _ in range(_STEPS):
         found, slopes = residuals(values)
         scale = np.linalg.norm(slopes, axis=0)
-        if len(found) < len(values) or not (scale > 0).all():
+        if len(found) < len(values) or not ((scale > 0) & np.isfinite(scale)).all():
             return None
         _, singular, _ = np.linalg.svd(slopes / scale, full_matrices=False)
         if singular[-1] < _SAME * singular[0]:
