@@ -31,7 +31,7 @@ app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(
     epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
-    "    or: scalebench project --validate"
+    "    or: scalebench project --calibrate results/quick    or: scalebench project --validate"
 )(project)
 app.command(epilog="Example: scalebench compare results/before results/after --fail-on slower,missing")(compare)
 app.command(epilog="Example: scalebench track results/quick    or: scalebench track results/quick --accept")(track)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.analysis.alarms import alarms
 from bench.analysis.calibrating import works
 from bench.analysis.certainty import certainty, with_outliers
 from bench.analysis.efficiency import efficiency_table
@@ -30,9 +31,9 @@ class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
     operation), `memory` (a row a launched cell, theory beside measurement), `projected` (a row a cell that theory foresaw),
-    `places` (the environments), `measured` (what
-    other runs are compared with), `certainty` (a row a quantity that says how sure the run is), `works` (what a
-    calibration is fitted to), the names of the suites, and which launches have a timeline, as (cell id, launch id)."""
+    `alarms` (a row a launch that beats its machine), `places` (the environments), `measured` (what other runs are
+    compared with), `certainty` (a row a quantity that says how sure the run is), `works` (what a calibration is fitted
+    to), the names of the suites, and which launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
     launches: pd.DataFrame
@@ -42,6 +43,7 @@ class Findings:
     traffic: pd.DataFrame
     memory: pd.DataFrame
     projected: pd.DataFrame
+    alarms: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
     certainty: pd.DataFrame
@@ -53,8 +55,8 @@ class Findings:
 def examine(folder: Path, machine: str | None = None) -> Findings:
     """Read a results folder and judge its launches. Raises RecordError where a record can't be trusted.
 
-    `machine`: the described machine by which its cells are projected; by default what its smallest world sizes tell
-    (`projected_table`, which says what else is raised).
+    `machine`: the described machine by which its cells are projected, by default what its smallest world sizes tell, and to
+    whose limits they are held, by default none (`projected_table`, `alarms`, which say what else is raised).
 
     The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
@@ -76,6 +78,7 @@ def examine(folder: Path, machine: str | None = None) -> Findings:
         traffic=traffic,
         memory=memory_table(records, scaling),
         projected=projected_table(workloads, scaling, machine),
+        alarms=alarms(believed, machine),
         places=environment(records),
         measured=compared,
         certainty=certainty(launches, scaling, compared),

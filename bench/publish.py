@@ -80,6 +80,10 @@ _EFFICIENCY = (
 _NO_EFFICIENCY = (
     "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
 )
+_ALARMS = (
+    "Faster than the machine that was named can be: its description is wrong, or the measurement is. These launches are in all "
+    "tables and rankings none the less."
+)
 _PROJECTED = (
     "What theory says of the cells that were measured, dashed in the charts of speed and scaling: one rank's own step, and what "
     "its strategy's collectives add on more ranks. No projected figure is in any ranking."
@@ -118,6 +122,7 @@ def publish(findings: Findings) -> Path:
         "traffic": findings.traffic,
         "memory": findings.memory,
         "projected": findings.projected,
+        "alarms": findings.alarms,
         "not_ok": failed,
         "certainty": findings.certainty,
         "environment": places,
@@ -173,6 +178,8 @@ def _sections(
         found.append(page.Section("fastest", "Fastest", text, table=shown, folded=len(ranked) > 24))
     sure = certainty.sentences(findings.certainty)
     found.append(page.Section("how-sure", "How sure", _HOW_SURE, sentences=sure))
+    if len(findings.alarms):
+        found.append(page.Section("alarms", "Alarms", _ALARMS, table=predicted.alarms(findings.alarms), folded=False))
     for anchor, heading, text, table in _SECTIONS:
         drawn = pictures.get(anchor, [])
         rows = table(findings.scaling) if table is not None else None

@@ -63,5 +63,28 @@ def sentences(projected: pd.DataFrame) -> list[str]:
     return found
 
 
+def alarms(alarms: pd.DataFrame) -> pd.DataFrame:
+    """What was faster than its machine can be; `alarms`: rows of `bench.analysis.alarms.alarms`."""
+    ends = alarms[["measured", "limit", "unit"]].itertuples(index=False, name=None)
+    texts = [
+        [units.seconds(value) if unit == "s" else f"{units.rate(value)}B/s" for value in (measured, limit)]
+        for measured, limit, unit in ends
+    ]
+    shown = alarms.assign(found=[text[0] for text in texts], least=[text[1] for text in texts])
+    columns: list[Column] = [
+        ("kind", "alarm", units.text),
+        ("model", "model", units.text),
+        ("strategy", "strategy", units.text),
+        ("world_size", "ranks", units.count),
+        ("grad_accum_steps", "accum", units.count),
+        ("found", "measured", units.text),
+        ("least", "limit", units.text),
+        ("because", "because of", units.text),
+        ("source", "by", units.text),
+        ("launch_id", "launch", units.text),
+    ]
+    return table(shown, columns)
+
+
 def _yes_or_no(value: object) -> str:
     return units.UNKNOWN if units.is_unknown(value) else "yes" if value else "no"
