@@ -32,6 +32,8 @@ def dashed(
     """A dashed line a contender from the largest size that was fitted to through those that were foreseen, with hollow points as
     far beside the others as the measured ones, and a band as wide as their intervals; after the axis got its limits."""
     low, high = axis.get_xlim()
+    # Bands lie on each other: the more of them, the fainter each.
+    alpha = min(0.10, 0.24 / max(1, rows["contender"].nunique()))
     for place, (name, style) in enumerate(styles.items()):
         own = rows[rows["contender"] == name].sort_values("world_size", kind="stable")
         fitted = own["in_fit"].astype(bool)
@@ -55,30 +57,20 @@ def dashed(
         # Where it starts, at what was fitted, nobody may know how sure that is: from the point itself.
         low_end, high_end = (own[f"{y}_{end}"].astype(float).fillna(own[y].astype(float)) for end in ("lo", "hi"))
         axis.fill_between(
-            along, low_end / divisor, high_end / divisor, color=style.color, alpha=0.08, linewidth=0, zorder=0.9
+            along, low_end / divisor, high_end / divisor, color=style.color, alpha=alpha, linewidth=0, zorder=0.9
         )
 
 
 def names(rows: pd.DataFrame) -> list[Any]:
-    """The dashed line and its band in a legend; nothing where nothing is projected."""
+    """The dashed line on its band in a legend; nothing where nothing is projected."""
     if rows.empty:
         return []
-    return [
-        Line2D(
-            [],
-            [],
-            color=_GREY,
-            linestyle=_DASHES,
-            marker="o",
-            markersize=4.5,
-            markerfacecolor="white",
-            label="projected",
-        ),
-        Patch(color=_GREY, alpha=0.2, label="projected, nine of ten"),
-    ]
+    look: dict[str, Any] = {"color": _GREY, "linestyle": _DASHES, "linewidth": 1.2, "marker": "o", "markersize": 4.5}
+    line = Line2D([], [], markerfacecolor="white", label="projected", **look)
+    return [(Patch(color=_GREY, alpha=0.2, linewidth=0), line)]
 
 
 def note(rows: pd.DataFrame) -> str:
-    """What the dashed lines were fitted to."""
+    """What the dashed lines were fitted to, and what their bands mean."""
     sizes = ", ".join(dict.fromkeys(rows["fitted_to"]))
-    return f"Projected: fitted to {sizes} rank{'' if sizes == '1' else 's'}." if sizes else ""
+    return f"Projected from {sizes} rank{'' if sizes == '1' else 's'}; its band: nine of ten." if sizes else ""

@@ -23,17 +23,24 @@ def works(records: list[Record], scaling: pd.DataFrame) -> list[MeasuredWork]:
     `records`: launches that passed the gates. Weak cells alone, whose ranks all do the same whatever their number; not those of
     an A/A twin, with a DeepSpeed file of their own, across hosts, or on more threads than cores, which wait for a core.
     """
-    crowded = set(scaling.loc[scaling["oversubscribed"].astype(object) == True, "cell_id"])  # noqa: E712
     order = {cell_id: place for place, cell_id in enumerate(scaling["cell_id"])}
     found: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: order.get(record.cell.id, len(order))):
         cell, place = record.cell, record.environment
-        if cell.scaling != "weak" or record.twin or cell.deepspeed_config is not None or cell.id in crowded:
+        if cell.scaling != "weak" or record.twin or cell.deepspeed_config is not None:
             continue
-        if record.work is None or place is None or place.num_nodes > 1:
+        if record.work is None or place is None or place.num_nodes > 1 or _crowded(record):
             continue
         found.setdefault(f"{_key(cell)}|{place.device_type}|{place.device_names[:1]}", []).append(record)
     return [_work(launches) for launches in found.values()]
+
+
+def _crowded(record: Record) -> bool:
+    """Whether ranks that compute wait for a core; as `bench.results.frame` has it, of metered launches too."""
+    place = record.environment
+    if place is None or place.device_type != "cpu" or record.cell.paced:
+        return False
+    return record.cell.world_size * max(rank.threads for rank in record.ranks) > place.num_cores
 
 
 def _key(cell: Cell) -> str:

@@ -68,7 +68,8 @@ def _rows(work: MeasuredWork, measured: dict[str, dict[str, Any]], machine: str 
     cells = {(seen.series, seen.world_size): seen.cell_id for seen in work.observations if seen.series in found.own_1_s}
     rows = []
     for (series, world_size), cell_id in cells.items():
-        if cell_id not in measured:
+        # More ranks than the description has devices for: as many of its nodes were not what was measured.
+        if cell_id not in measured or world_size > described.node.num_devices:
             continue
         row = foresee(found, series, world_size)
         known = measured[cell_id]

@@ -111,24 +111,33 @@ def compute_s(found: Calibration, grad_accum_steps: int) -> float:
     return found.own_1_s[plainest(found, grad_accum_steps)] if known is None else known
 
 
+def network_constants(work: MeasuredWork) -> tuple[str, ...]:
+    """What of the network can be fitted: for NCCL the links alone, whose latencies are its own."""
+    return ("hop", "link") if work.backend == "gloo" else ("link",)
+
+
 def _best(
     work: MeasuredWork, machine: Machine, used: Sequence[Observation], series: tuple[Series, ...]
 ) -> tuple[tuple[str, ...], Fit]:
     """The fit with the most constants that come out above zero, and which of the network's are free in it."""
     start = [_first_guess(used, one) for one in series]
-    network: tuple[str, ...] = ("hop", "link") if work.backend == "gloo" else ("link",)
-    if not any(seen.world_size > 1 for seen in used):
-        network = ()
+    network = network_constants(work) if any(seen.world_size > 1 for seen in used) else ()
     for number in range(len(network), -1, -1):
         found = []
         for free in itertools.combinations(network, number):
             residuals = partial(_residuals, work, machine, used, series, free)
-            fit = fitted(residuals, np.array([*start, *[1.0] * number]))
+            try:
+                fit = fitted(residuals, np.array([*start, *[1.0] * number]))
+            except ProjectionError:
+                continue  # on its way it came to a step of no length
             if fit is not None and (fit.values > 0).all():
                 found.append((free, fit))
         if found:
             return min(found, key=lambda pair: pair[1].noise)
-    raise ProjectionError(f"{work.cell.model}: too few launches to fit what one rank does by itself")
+    raise ProjectionError(
+        f"{work.cell.model}: no constants fit its launches, which are too few or contradict each other",
+        hint="fit to fewer of them: --fit-world-sizes 1,2",
+    )
 
 
 def _first_guess(used: Sequence[Observation], series: Series) -> float:

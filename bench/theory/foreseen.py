@@ -8,11 +8,11 @@ import numpy as np
 
 from bench.errors import ProjectionError, nearest
 from bench.plan.strategies import STRATEGIES
-from bench.theory.calibration import Calibration, compute_s, differentiated, plainest
+from bench.theory.calibration import Calibration, compute_s, differentiated, network_constants, plainest
 from bench.theory.least_squares import Vector
 from bench.theory.machine import Network
 from bench.theory.measured_work import Series
-from bench.theory.project import error_of_theory
+from bench.theory.project import efficiency_error, in_proportion
 
 CONFIDENCE = 0.90
 """As the intervals of `bench.theory.project`."""
@@ -45,7 +45,7 @@ def foresee(found: Calibration, series: Series, world_size: int, network: Networ
 
     A strategy that was not measured has the host cost of the one nearest to it, which may be off by all of that. The interval
     is the fit's own, and where nothing of that cell was fitted to, the theory's error in efficiency with it
-    (`error_of_theory`), the two as independent. Raises ProjectionError for an unknown strategy, an accumulation at which
+    (`efficiency_error`), the two as independent. Raises ProjectionError for an unknown strategy, an accumulation at which
     nothing was measured, and several nodes without a network.
     """
     own_1_s, gradient, doubt_s = _own(found, series)
@@ -59,9 +59,10 @@ def foresee(found: Calibration, series: Series, world_size: int, network: Networ
     half_s = found.fit.half_width(whole, CONFIDENCE, found.fit.noise * step_s)
     in_fit = any((seen.series, seen.world_size) == (series, world_size) for seen in found.used)
     efficiency = own_1_s / step_s
-    theory = 0.0 if in_fit else error_of_theory(found.machine, world_size, efficiency)
+    rates_fitted = found.free == network_constants(found.work)
+    theory = 0.0 if in_fit else efficiency_error(series[0], found.machine, world_size, rates_fitted)
     of_fit = efficiency * float(np.hypot(half_s or 0.0, doubt_s)) / step_s
-    error = float(np.hypot(theory, of_fit))
+    error = float(np.hypot(in_proportion(theory, efficiency), of_fit))
     low = efficiency - min(error, 0.9 * efficiency) if error else None
     # Ranks gain nothing by being several: noise alone reaches beyond 1.
     high = max(efficiency + of_fit, min(1.0, efficiency + error)) if error else None

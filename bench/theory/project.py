@@ -77,7 +77,7 @@ def project(work: Workload, strategy: str, machine: Machine, world_size: int, ne
     exchanged = exchange_of(work, strategy, group)
     parts = step(work, strategy, group, exchanged)
     efficiency = work.step_1_s / parts.step_time_s
-    error = efficiency_error(strategy, machine, world_size) * min(1.0, efficiency / _LOWEST_SEEN)
+    error = in_proportion(efficiency_error(strategy, machine, world_size), efficiency)
     low, high = efficiency - error, max(efficiency, min(1.0, efficiency + error))
     off = work.compute_error_frac
     kept = memory(
@@ -124,24 +124,21 @@ def projections(
     return [project(work, strategy, machine, world_size, network) for world_size in world_sizes]
 
 
-def efficiency_error(strategy: str, machine: Machine, world_size: int) -> float:
+def efficiency_error(strategy: str, machine: Machine, world_size: int, rates_fitted: bool = False) -> float:
     """Half the interval of efficiency: the theory's own error on published rows of that class, twice it where there are none.
 
-    One rank needs no theory of scaling: 0. Published rows are of plain data parallelism on machines of V100s up to 32 ranks.
+    One rank needs no theory of scaling: 0. Published rows are of plain data parallelism on machines of V100s up to 32 ranks. The
+    rates of gloo are assumed, so that it is four times, unless `rates_fitted` (bench.theory.calibration).
     """
     if world_size == 1:
         return 0.0
     error = EFFICIENCY_ERROR["one machine" if machine.num_nodes(world_size) == 1 else "across nodes"]
-    if machine.node.backend == "gloo":
+    if machine.node.backend == "gloo" and not rates_fitted:
         return _UNSEEN_BACKEND * error
     seen = strategy == _SEEN_STRATEGY and machine.name in _SEEN_MACHINES and world_size <= _SEEN_RANKS
     return error if seen else _UNSEEN * error
 
 
-def error_of_theory(machine: Machine, world_size: int, efficiency: float) -> float:
-    """Half the interval of a calibrated projection of that efficiency: twice the theory's own error on published rows, which are
-    of V100s and plain data parallelism. The rates of gloo, once fitted, are no longer assumed."""
-    if world_size == 1:
-        return 0.0
-    error = EFFICIENCY_ERROR["one machine" if machine.num_nodes(world_size) == 1 else "across nodes"]
-    return _UNSEEN * error * min(1.0, efficiency / _LOWEST_SEEN)
+def in_proportion(error: float, efficiency: float) -> float:
+    """The error of a projection of that efficiency: below what published rows reach, in proportion."""
+    return error * min(1.0, efficiency / _LOWEST_SEEN)

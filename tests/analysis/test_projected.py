@@ -88,6 +88,17 @@ def test_crowded_twin_and_foreign_cells_are_not_fitted_to() -> None:
         assert projected([*records[:2], one]).empty
 
 
+def test_more_ranks_than_the_machine_has_devices_for_have_no_row() -> None:
+    found = projected(
+        [
+            synthetic.launch(cell, step_time_s=0.1 + 0.004 * size, place=synthetic.environment(cell, num_cores=16))
+            for size in (1, 2, 4, 16)
+            for cell in [NANO.model_copy(update={"world_size": size})]
+        ]
+    )
+    assert found["world_size"].tolist() == [1, 2, 4]
+
+
 def test_metered_launches_are_fitted_to_as_well() -> None:
     one = synthetic.launch(NANO, step_time_s=0.1)
     two = NANO.model_copy(update={"world_size": 2})

@@ -45,8 +45,8 @@ def test_a_dashed_line_stands_where_the_table_says(example: Findings, draw: obje
         # From the largest size that was fitted to, in the axis's own unit.
         assert (shown / shown.iloc[0]).tolist() == pytest.approx((rows[name] / rows[name].iloc[0]).tolist())
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "projected" in texts and "projected, nine of ten" in texts
-    assert any("Projected: fitted to 1, 2 ranks." in text.get_text() for text in figure.texts)
+    assert texts.count("projected") == 1
+    assert any("Projected from 1, 2 ranks; its band: nine of ten." in text.get_text() for text in figure.texts)
 
 
 @pytest.mark.parametrize("draw", [charts.throughput, charts.scaling])
@@ -77,7 +77,7 @@ def test_the_page_says_how_far_off_it_was(tmp_path: Path) -> None:
     table = pd.read_csv(folder / "report/tables/projected.csv")
     assert len(table) == 16 and table["inside"].all()
     chart = (folder / "report/charts/speed-paced-nano-weak.svg").read_text()
-    assert "projected, nine of ten" in chart
+    assert "Projected from 1, 2 ranks; its band: nine of ten." in " ".join(chart.split())
 
 
 def test_figures_for_people(example: Findings) -> None:
