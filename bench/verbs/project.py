@@ -25,7 +25,8 @@ _DTYPES = ("fp16", "bf16", "fp32")
 def project(
     machine: Annotated[str | None, typer.Option(help="A known machine (dgx1-v100-16gb, ...) or a YAML file.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="ddp, zero0 to zero3, or several with commas. [default: ddp]")
+        str | None,
+        typer.Option(help="ddp, zero0 to zero3, or several with commas. [default: ddp; with --calibrate all measured]"),
     ] = None,
     world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
     network: Annotated[str | None, typer.Option(help="Between nodes: edr-1x, eth-10g, ...")] = None,
@@ -54,7 +55,8 @@ def project(
     validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Project step time, efficiency and memory on a described machine, or hold the theory against what others published.
+    """Project step time, efficiency and memory on a described machine, or by what was measured here, or hold the theory against
+    what others published.
 
     Each rank does the same work whatever their number (weak scaling). Exits 0, or 2 for bad input.
     """

@@ -96,9 +96,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     random = np.random.default_rng(3)
     own_s = {"zero0": 0.102, "zero2": 0.130, "zero3": 0.150}
     truth = {("hop_s", None): HOP * 5e-5, ("link_bytes_per_s", None): LINK * 1.5e9, ("own_s", "zero2"): 0.130}
-    steps_s = {
-        size: sum(parts(work(), ("zero2", 1), size, 0.130, described(work(), CPU, HOP, LINK))) for size in (2, 8)
-    }
+    step_s = sum(parts(work(), ("zero2", 1), 2, 0.130, described(work(), CPU, HOP, LINK)))
     inside = dict.fromkeys([*truth, "new launch"], 0)
     for _ in range(400):
         fit = calibrate(work(launches(own_s, (1, 2, 4), 3, random)), CPU)
@@ -108,11 +106,11 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
             inside[key] += (low is None or low <= value) and (high is None or value <= high)
         row = foresee(fit, ("zero2", 1), 2)
         assert row.step_time_lo_s is not None and row.step_time_hi_s is not None
-        launch_s = steps_s[2] * (1 + 0.02 * random.standard_normal())
+        launch_s = step_s * (1 + 0.02 * random.standard_normal())
         inside["new launch"] += row.step_time_lo_s <= launch_s <= row.step_time_hi_s
     for key in truth:
         assert 0.92 <= inside[key] / 400 <= 0.98, key
-    assert 0.87 <= inside["new launch"] / 400 <= 0.93
+    assert 0.86 <= inside["new launch"] / 400 <= 0.94
 
 
 def test_what_cannot_be_told_apart_stays_assumed() -> None:
