@@ -33,7 +33,7 @@ app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(
     epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
-    "    or: scalebench project --validate"
+    "    or: scalebench project --calibrate results/quick    or: scalebench project --validate"
 )(project)
 app.command(
     epilog="Example: scalebench advise --model gpt2-xl --machine dgx1-v100-16gb --global-batch-size 512"

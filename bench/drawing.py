@@ -56,12 +56,13 @@ def wanted(
     traffic: pd.DataFrame,
     phases: pd.DataFrame,
     aa_spread_frac: float | None,
+    projected: pd.DataFrame | None = None,
 ) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
     drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `aa_spread_frac`: how far
-    the cell and the twin of the run's A/A pair are apart, None where there is none.
+    the cell and the twin of the run's A/A pair are apart, None where there is none; `projected`: rows of `projected_table`.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
@@ -69,7 +70,9 @@ def wanted(
         for (model, kind, setting), cells in scaling.groupby(["model", "scaling", "setting"], sort=False):
             name = _slug(section, str(model), str(kind), str(setting))
             # Memory hardly differs between launches, and no pair says how far.
-            arguments = (cells, looks) if draw is bars.memory else (cells, looks, aa_spread_frac)
+            arguments: tuple[Any, ...] = (cells, looks) if draw is bars.memory else (cells, looks, aa_spread_frac)
+            if projected is not None and draw in (charts.throughput, charts.scaling):
+                arguments = (*arguments, projected[projected["cell_id"].isin(cells["cell_id"])])
             found.append(Chart(section, name, f"{section}: {charts.title(cells)}", draw, arguments))
     for shows, (section, draw) in _OF_STEPS.items():
         frame = ranks if section == "ranks" else tree

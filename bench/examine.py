@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.analysis.alarms import alarms
+from bench.analysis.calibrating import works
 from bench.analysis.certainty import certainty, with_outliers
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
 from bench.analysis.gates import faults
 from bench.analysis.measured import Measured, measured
+from bench.analysis.memory import memory_table
+from bench.analysis.projected import projected_table
 from bench.analysis.scaling import scaling_table
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.analysis.validity import judge
@@ -19,15 +23,17 @@ from bench.results.frame import to_frame
 from bench.results.record import Record
 from bench.results.reference import read_references
 from bench.results.store import read_records
+from bench.theory.measured_work import MeasuredWork
 
 
 @dataclass(frozen=True)
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
     row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
-    operation), `places` (the environments), `measured` (what other runs are compared with), `certainty` (a row a
-    quantity that says how sure the run is), the names of the suites, and which
-    launches have a timeline, as (cell id, launch id)."""
+    operation), `memory` (a row a launched cell, theory beside measurement), `projected` (a row a cell that theory foresaw),
+    `alarms` (a row a launch that beats its machine), `places` (the environments), `measured` (what other runs are
+    compared with), `certainty` (a row a quantity that says how sure the run is), `works` (what a calibration is fitted
+    to), the names of the suites, and which launches have a timeline, as (cell id, launch id)."""
 
     folder: Path
     launches: pd.DataFrame
@@ -35,15 +41,22 @@ class Findings:
     efficiency: pd.DataFrame
     ranks: pd.DataFrame
     traffic: pd.DataFrame
+    memory: pd.DataFrame
+    projected: pd.DataFrame
+    alarms: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
     certainty: pd.DataFrame
+    works: list[MeasuredWork]
     suites: list[str]
     traced: list[tuple[str, str]]
 
 
-def examine(folder: Path) -> Findings:
+def examine(folder: Path, machine: str | None = None) -> Findings:
     """Read a results folder and judge its launches. Raises RecordError where a record can't be trusted.
+
+    `machine`: the described machine by which its cells are projected, by default what its smallest world sizes tell, and to
+    whose limits they are held, by default none (`projected_table`, `alarms`, which say what else is raised).
 
     The records themselves are let go: a thousand of them hold millions of figures, which no chart needs.
     """
@@ -54,6 +67,7 @@ def examine(folder: Path) -> Findings:
     believed = [record for record, outcome in zip(records, launches["outcome"], strict=True) if outcome == "ok"]
     tree, ranks = efficiency_table(believed, scaling)
     traffic = traffic_table(records)
+    workloads = works(believed, scaling)
     compared = measured(records, launches, traffic)
     return Findings(
         folder=folder,
@@ -62,9 +76,13 @@ def examine(folder: Path) -> Findings:
         efficiency=tree,
         ranks=ranks,
         traffic=traffic,
+        memory=memory_table(records, scaling),
+        projected=projected_table(workloads, scaling, machine),
+        alarms=alarms(believed, machine),
         places=environment(records),
         measured=compared,
         certainty=certainty(launches, scaling, compared),
+        works=workloads,
         suites=sorted({record.suite for record in records if record.suite is not None}),
         traced=[(record.cell.id, record.launch_id) for record in believed if record.attribution is not None],
     )

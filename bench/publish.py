@@ -20,7 +20,7 @@ from bench.printing import printable
 from bench.results.launch_file import record_path
 from bench.results.store import read_record
 from bench.writing import write_bytes, write_text
-from reports import certainty, losses, page, tables, verdict
+from reports import certainty, losses, page, predicted, tables, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,6 +80,22 @@ _EFFICIENCY = (
 _NO_EFFICIENCY = (
     "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
 )
+_ALARMS = (
+    "Faster than the machine that was named can be: its description is wrong, or the measurement is. These launches are in all "
+    "tables and rankings none the less."
+)
+_PROJECTED = (
+    "What theory says of the cells that were measured, dashed in the charts of speed and scaling: one rank's own step, and what "
+    "its strategy's collectives add on more ranks. No projected figure is in any ranking."
+)
+_MEMORY = (
+    "What the process held before the model was built, then parameters, gradients, optimizer, buckets and activations by "
+    "theory, beside the measured peak."
+)
+_NO_CLAIM = (
+    "On CPUs this is no claim: the resident set of a process also holds what libraries load later and what the allocator "
+    "keeps, which weighs more than a small model."
+)
 _RANKS = (
     "What each rank does in a step without payload: its own work, and waiting for the others; drawn at each strategy's "
     "largest world size. A straggler is slower than the others beyond noise."
@@ -104,6 +120,9 @@ def publish(findings: Findings) -> Path:
         "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
         "phases": seconds,
         "traffic": findings.traffic,
+        "memory": findings.memory,
+        "projected": findings.projected,
+        "alarms": findings.alarms,
         "not_ok": failed,
         "certainty": findings.certainty,
         "environment": places,
@@ -113,7 +132,7 @@ def publish(findings: Findings) -> Path:
         write_text(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
     spread = aa_spread_frac(findings.measured)
-    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread)
+    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread, findings.projected)
     for chart, png, svg in drawn(charts):
         write_text(report / "charts" / f"{chart.name}.svg", svg)
         write_bytes(report / "charts" / f"{chart.name}.png", png)
@@ -159,6 +178,8 @@ def _sections(
         found.append(page.Section("fastest", "Fastest", text, table=shown, folded=len(ranked) > 24))
     sure = certainty.sentences(findings.certainty)
     found.append(page.Section("how-sure", "How sure", _HOW_SURE, sentences=sure))
+    if len(findings.alarms):
+        found.append(page.Section("alarms", "Alarms", _ALARMS, table=predicted.alarms(findings.alarms), folded=False))
     for anchor, heading, text, table in _SECTIONS:
         drawn = pictures.get(anchor, [])
         rows = table(findings.scaling) if table is not None else None
@@ -166,8 +187,13 @@ def _sections(
             says = _NO_SCALING if anchor == "scaling" and not drawn else text
             found.append(page.Section(anchor, heading, says, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
+            found += _projected(findings.projected)
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _traffic(findings.traffic, pictures)
+        if anchor == "memory" and len(findings.memory):
+            words = _MEMORY if bool(findings.memory["claimed"].any()) else f"{_MEMORY} {_NO_CLAIM}"
+            shown = predicted.memory(findings.memory)
+            found.append(page.Section("memory-by-theory", "Memory by theory", words, table=shown))
     if len(seconds):
         text = (
             "What a launch costs beside its measured window: from the launcher's start to the first line, imports, building "
@@ -177,6 +203,15 @@ def _sections(
             page.Section("outside", "Outside the window", text, pictures.get("outside", []), tables.phases(seconds))
         )
     return found
+
+
+def _projected(projected: pd.DataFrame) -> list[page.Section]:
+    """What theory foresaw, where something was held out from what it was fitted to."""
+    if projected.empty:
+        return []
+    table = predicted.steps(projected)
+    words = predicted.sentences(projected)
+    return [page.Section("projected", "Projected", _PROJECTED, table=table, sentences=words, folded=len(table) > 24)]
 
 
 def _attribution(

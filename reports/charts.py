@@ -4,6 +4,7 @@ Each takes cells of one model, scaling and setting (rows of `scaling_table`), an
 by side are what a series keeps, mostly its accumulation. Cells without a figure are not drawn; a chart without anything to
 draw is None. Error bars are the 95 % intervals over launches, where they are known. `aa_spread_frac` is how far a cell and
 its A/A twin are apart, drawn as a band around what is compared; None where no pair ran, and then there is no band.
+`projected`: rows of `projected_table` of the same cells, drawn dashed; None for none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports import units
+from reports import projection, units
 from reports.intervals import axis_top, band, band_name, error_bars, is_cut
 from reports.style import Style, dodged, legend, log2_axis, name_panel, panels
 
@@ -22,7 +23,9 @@ RANKS = "ranks (world size)"
 _IDEAL = "#888888"
 
 
-def throughput(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None = None) -> Figure | None:
+def throughput(
+    cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None = None, projected: pd.DataFrame | None = None
+) -> Figure | None:
     """Tokens per second over all ranks, and seconds per optimizer step, against world size."""
     shown = cells[cells["tokens_per_s"].notna()]
     if shown.empty:
@@ -30,26 +33,34 @@ def throughput(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None
     kept = list(dict.fromkeys(shown["keeps"]))
     each = [shown[shown["keeps"] == keeps] for keeps in kept]
     cut = is_cut(shown, "tokens_per_s") or any(is_cut(panel, "step_time_s") for panel in each)
-    with panels(2, len(kept), f"Speed of {title(cells)}", notes(shown, cut)) as (figure, axes):
+    foreseen = projection.held_out(projected, shown)
+    words = f"{notes(shown, cut)} {projection.note(foreseen)}".strip()
+    both = pd.concat([shown, foreseen]) if len(foreseen) else shown
+    with panels(2, len(kept), f"Speed of {title(cells)}", words) as (figure, axes):
         rate_divisor, rate_unit = units.scale(shown["tokens_per_s"].max(), "rate")
         for column, (keeps, panel) in enumerate(zip(kept, each, strict=True)):
             divisor, unit = units.scale(panel["step_time_s"].max(), "seconds")
             top, bottom = axes[0, column], axes[1, column]
             log2_axis(top, shown["world_size"])
             log2_axis(bottom, shown["world_size"], RANKS)
-            top.set_ylim(0, axis_top(shown, "tokens_per_s") / rate_divisor)
-            bottom.set_ylim(0, axis_top(panel, "step_time_s") / divisor)
+            ahead = foreseen[foreseen["keeps"] == keeps]
+            top.set_ylim(0, axis_top(both, "tokens_per_s") / rate_divisor)
+            bottom.set_ylim(0, axis_top(both[both["keeps"] == keeps], "step_time_s") / divisor)
+            projection.dashed(top, ahead, "tokens_per_s", styles, rate_divisor)
+            projection.dashed(bottom, ahead, "step_time_s", styles, divisor)
             _lines(top, panel, "world_size", "tokens_per_s", styles, rate_divisor, spread=aa_spread_frac)
             _lines(bottom, panel, "world_size", "step_time_s", styles, divisor, spread=aa_spread_frac)
             name_panel(top, keeps)
             # The steps of unequal accumulations are unequal work: each panel has its own axis.
             bottom.set_ylabel(f"step time, {unit}")
         _label_shared(axes[0], f"{rate_unit} tokens/s".strip())
-        legend(figure, _drawn(shown, styles), band_name(aa_spread_frac))
+        legend(figure, _drawn(shown, styles), [*band_name(aa_spread_frac), *projection.names(foreseen)])
     return figure
 
 
-def scaling(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None = None) -> Figure | None:
+def scaling(
+    cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None = None, projected: pd.DataFrame | None = None
+) -> Figure | None:
     """Speed-up with its ideal line, and efficiency, against world size; for the series that have a baseline."""
     shown = cells[cells["speedup"].notna()]
     if shown.empty:
@@ -59,7 +70,10 @@ def scaling(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None = 
     cut = is_cut(shown, "efficiency") or bool(
         ((shown["speedup_lo"] < speedups[0]) | (shown["speedup_hi"] > speedups[1])).any()
     )
-    with panels(2, len(kept), f"Scaling of {title(cells)}", notes(shown, cut)) as (figure, axes):
+    # A projection is against one rank, so it stands beside what was measured against one alone.
+    foreseen = projection.held_out(projected, shown[shown["baseline_world_size"] == 1])
+    words = f"{notes(shown, cut)} {projection.note(foreseen)}".strip()
+    with panels(2, len(kept), f"Scaling of {title(cells)}", words) as (figure, axes):
         for column, keeps in enumerate(kept):
             panel = shown[shown["keeps"] == keeps]
             top, bottom = axes[0, column], axes[1, column]
@@ -74,13 +88,16 @@ def scaling(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | None = 
             bottom.axhline(1.0, color=_IDEAL, linestyle="--", linewidth=1.2, zorder=1)
             band(bottom, list(bottom.get_xlim()), [1.0, 1.0], aa_spread_frac)
             # On the diagonal, a point set aside would look faster or slower than it is; its interval is.
+            ahead = foreseen[foreseen["keeps"] == keeps]
+            projection.dashed(top, ahead, "speedup", styles, dodge=False)
+            projection.dashed(bottom, ahead, "efficiency", styles)
             _lines(top, panel, "world_size", "speedup", styles, dodge=False)
             _lines(bottom, panel, "world_size", "efficiency", styles)
             name_panel(top, keeps)
         _label_shared(axes[0], "speed-up")
         _label_shared(axes[1], "efficiency")
         ideal = Line2D([], [], color=_IDEAL, linestyle="--", label="ideal")
-        legend(figure, _drawn(shown, styles), [ideal, *band_name(aa_spread_frac)])
+        legend(figure, _drawn(shown, styles), [ideal, *band_name(aa_spread_frac), *projection.names(foreseen)])
     return figure
 
 

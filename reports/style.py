@@ -29,6 +29,8 @@ _OTHERS = [("#d55e00", "P"), ("#cc79a7", "X"), ("#8c6d31", "<"), ("#7f7f7f", ">"
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
 _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.2, 0.95, 0.5, 0.72, 0.22
+# From so many on they would reach the right edge of a single panel.
+_MANY_HANDLES = 8
 _INK = "#222222"
 _LOOK = {
     **sns.axes_style("whitegrid"),
@@ -125,7 +127,8 @@ def name_panel(axis: Axes, text: str) -> None:
 
 
 def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), lines: bool = True) -> None:
-    """One legend for the whole figure, in one line between the title and the panels."""
+    """One legend for the whole figure, in one line between the title and the panels. Of several handles that lie on each other,
+    a tuple, the last has the label."""
     handles: list[Any] = [
         Line2D([], [], color=style.color, marker=style.marker, linestyle="-" if lines else "", label=name)
         for name, style in drawn.items()
@@ -135,11 +138,12 @@ def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), l
     panels_top = high * max(axis.get_position().y1 for axis in figure.axes)
     figure.legend(
         handles=handles,
+        labels=[(handle[-1] if isinstance(handle, tuple) else handle).get_label() for handle in handles],
         loc="lower left",
         bbox_to_anchor=(0.04 / wide, (panels_top + 0.32) / high),
         ncols=len(handles),
         frameon=False,
-        columnspacing=1.2,
+        columnspacing=1.2 if len(handles) < _MANY_HANDLES else 0.9,
         handletextpad=0.4,
         borderaxespad=0,
     )

@@ -9,7 +9,7 @@ import pandas as pd
 from reports import units
 from reports.columns import Column, interval, table, with_intervals, without_empty, without_unknown_intervals
 
-_CELL: list[Column] = [
+CELL: list[Column] = [
     ("model", "model", units.text),
     ("contender", "strategy", units.text),
     ("scaling", "scaling", units.text),
@@ -17,6 +17,7 @@ _CELL: list[Column] = [
     ("world_size", "ranks", units.count),
     ("grad_accum_steps", "accum", units.count),
 ]
+"""What tells one cell from another, in every table of cells."""
 _SPEED: list[Column] = [
     ("step_time_s", "step time", units.seconds),
     ("tokens_per_s", "tokens/s", units.rate),
@@ -51,7 +52,7 @@ def _marked(scaling: pd.DataFrame) -> pd.DataFrame:
 def headline(scaling: pd.DataFrame) -> pd.DataFrame:
     """What `scalebench run` and `report` print: a row a cell, few enough columns for a terminal."""
     columns: list[Column] = [
-        *(column for column in _CELL),
+        *(column for column in CELL),
         _SPEED[0],
         ("within", "95 %", units.text),
         _SPEED[1],
@@ -67,7 +68,7 @@ def headline(scaling: pd.DataFrame) -> pd.DataFrame:
 def speed(scaling: pd.DataFrame) -> pd.DataFrame:
     """Every cell with its step time, speed, speed-up and efficiency, and their 95 % intervals where one is known."""
     columns: list[Column] = [
-        *_CELL,
+        *CELL,
         ("marks", "outcome", units.text),
         ("step_time_s", "step time", units.seconds),
         interval("step_time_s", "step time"),
@@ -95,7 +96,7 @@ def fastest(ranking: pd.DataFrame, aa_spread_frac: float | None) -> pd.DataFrame
     """The fastest measured strategy of each group, who can't be told from it, and how far it is ahead of the next, with its 99 %
     interval and the spread of the A/A pair."""
     columns: list[Column] = [
-        *(column for column in _CELL if column[0] != "contender"),
+        *(column for column in CELL if column[0] != "contender"),
         ("fastest", "fastest measured", units.text),
         ("step_time_s", "step time", units.seconds),
         ("runner_up", "next", units.text),
@@ -120,7 +121,7 @@ def fastest(ranking: pd.DataFrame, aa_spread_frac: float | None) -> pd.DataFrame
 def accumulation(scaling: pd.DataFrame) -> pd.DataFrame:
     """What accumulation bought: the cells that were measured at more than one accumulation."""
     columns: list[Column] = [
-        *_CELL,
+        *CELL,
         ("micro_batch_size", "micro-batch", units.count),
         *_SPEED,
         ("accumulation_gain", "tokens/s against the least accumulation", units.ratio),
@@ -134,7 +135,7 @@ def accumulation(scaling: pd.DataFrame) -> pd.DataFrame:
 def memory(scaling: pd.DataFrame) -> pd.DataFrame:
     """Peak memory of the fullest rank, and what it held before the model was built."""
     columns: list[Column] = [
-        *_CELL,
+        *CELL,
         ("micro_batch_size", "micro-batch", units.count),
         ("peak_memory_bytes", "peak memory", units.memory),
         ("base_memory_bytes", "before the model", units.memory),
@@ -146,7 +147,7 @@ def memory(scaling: pd.DataFrame) -> pd.DataFrame:
 def efficiency(efficiency: pd.DataFrame) -> pd.DataFrame:
     """The factors of each cell's efficiency, what they multiply to, and the seconds of its step by part."""
     columns: list[Column] = [
-        *_CELL,
+        *CELL,
         ("marks", "notes", units.text),
         ("load_balance", "load balance", units.fraction),
         ("serialization", "serialization", units.fraction),
@@ -192,7 +193,7 @@ def efficiency(efficiency: pd.DataFrame) -> pd.DataFrame:
 def ranks(ranks: pd.DataFrame) -> pd.DataFrame:
     """Useful and waiting seconds of each rank, and which is the straggler."""
     columns: list[Column] = [
-        *_CELL,
+        *CELL,
         ("rank", "rank", units.count),
         ("hostname", "host", units.text),
         ("useful_s", "useful", units.seconds),
@@ -206,7 +207,7 @@ def ranks(ranks: pd.DataFrame) -> pd.DataFrame:
 def phases(phases: pd.DataFrame) -> pd.DataFrame:
     """Seconds of each launch by phase, and what was spent outside the measured window."""
     columns: list[Column] = [
-        *(column for column in _CELL if column[0] not in ("contender", "setting")),
+        *(column for column in CELL if column[0] not in ("contender", "setting")),
         ("start_s", "start", units.seconds),
         ("import_s", "import", units.seconds),
         ("build_s", "build", units.seconds),
@@ -227,7 +228,7 @@ def traffic(traffic: pd.DataFrame) -> pd.DataFrame:
     """Collectives of one optimizer step of one rank, observed and by theory, to the byte."""
     words = {True: "equal", False: "not equal"}
     columns: list[Column] = [
-        *_CELL,
+        *CELL,
         ("operation", "operation", units.text),
         ("observed_count", "calls", units.exact),
         ("theory_count", "calls, theory", units.exact),

@@ -16,7 +16,7 @@ OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce
 
 # NCCL opens two channels at least where one path is all there is (src/graph/search.cc).
 _FEWEST_CHANNELS = 2
-# Assumed: a TCP message through the loop-back device, and the thread that waits for it woken.
+# Assumed where a machine says nothing: a TCP message through the loop-back device, and the thread that waits for it woken.
 _GLOO_STEP_S = 5e-5
 
 
@@ -75,7 +75,8 @@ class Group:
         """Bus bandwidth of a large collective, as nccl-tests defines it: that of all its rings together in one direction.
 
         Inside a node: links of a switch, or rings that fit into the mesh of the given devices, times a link; the host's
-        path where there is no ring. Between nodes the cards of a node, which all rings share, where they are slower.
+        path where there is no ring, which ranks on fewer cores than they are share out. Between nodes the cards of a node,
+        which all rings share, where they are slower.
         """
         rates = []
         for devices in self.devices_by_node:
@@ -84,7 +85,9 @@ class Group:
             links = _links(self.machine, devices) if self.uses_links else None
             fabric = self.machine.node.fabric
             if links is None or fabric.link_bytes_per_s is None:
-                rates.append(fabric.host_path_bytes_per_s.value)
+                cores = self.machine.node.num_cores
+                shared = 1.0 if cores is None else min(1.0, cores / len(devices))
+                rates.append(shared * fabric.host_path_bytes_per_s.value)
             else:
                 rates.append(links * fabric.link_bytes_per_s.value)
         if self.num_nodes > 1:
@@ -114,7 +117,9 @@ def collective_s(operation: str, payload_bytes: ArrayLike, group: Group) -> NDAr
         return np.zeros_like(payload)
     latency = 0.0 if group.num_nodes == 1 or group.between is None else group.between.added_latency_s.value
     if group.machine.node.backend == "gloo":
-        return _gloo_s(operation, payload, group.world_size, group.bus_bytes_per_s, _GLOO_STEP_S + latency)
+        hop = group.machine.node.fabric.hop_s
+        step_s = (_GLOO_STEP_S if hop is None else hop.value) + latency
+        return _gloo_s(operation, payload, group.world_size, group.bus_bytes_per_s, step_s)
     return nccl_s(
         operation,
         payload,

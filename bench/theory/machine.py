@@ -48,13 +48,15 @@ class Fabric(BaseModel):
     """What connects the devices of a node.
 
     `mesh`: direct links, `links_per_pair` of them between any two devices. `switch`: `links_per_device` into a crossbar.
-    `host`: nothing but the host's own buses, a CPU's memory included. Bandwidths are those of one direction.
+    `host`: nothing but the host's own buses, a CPU's memory included. Bandwidths are those of one direction. `hop_s`: seconds
+    of one step of gloo's ring beside its bytes, a message and the thread that waits for it woken; NCCL has constants of its own.
     """
 
     model_config = _STRICT
     kind: Literal["mesh", "switch", "host"]
     host_path_bytes_per_s: Positive
     link_bytes_per_s: Positive | None = None
+    hop_s: Quantity | None = None
     links_per_device: Positive | None = None
     links_per_pair: list[list[int]] | None = None
     links_source: str | None = None
@@ -79,10 +81,12 @@ class Fabric(BaseModel):
 
 
 class Node(BaseModel):
-    """One host: how many devices, how they talk to each other."""
+    """One host: how many devices, how they talk to each other. `num_cores`: those that move the bytes of all ranks where the
+    backend is gloo; None for as many as there are ranks."""
 
     model_config = _STRICT
     num_devices: Annotated[int, Field(ge=1)]
+    num_cores: Annotated[int, Field(ge=1)] | None = None
     backend: Literal["nccl", "gloo"]
     fabric: Fabric
 

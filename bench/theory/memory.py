@@ -34,6 +34,12 @@ class Memory:
         return self.parameters + self.gradients + self.optimizer
 
     @property
+    def tensors(self) -> float:
+        """What torch's allocator counts at its peak (torch.cuda.max_memory_allocated): no blocks without a tensor, and nothing
+        that is not torch's."""
+        return self.states + self.buckets + (self.activations or 0.0)
+
+    @property
     def total_bytes(self) -> float:
         """All that is known: a lower bound where the activations are not."""
         known = self.states + self.buckets + self.reserved + self.fragmentation

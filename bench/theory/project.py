@@ -133,19 +133,25 @@ def efficiency_interval(
     """Ends of the interval of an efficiency, of any shape: `error` on each side, less in proportion below what was seen, and
     nothing above `most`."""
     value = np.asarray(efficiency, dtype=np.float64)
-    half = np.asarray(error, dtype=np.float64) * np.minimum(1.0, value / _LOWEST_SEEN)
+    half = in_proportion(error, value)
     return value - half, np.maximum(value, np.minimum(most, value + half))
 
 
-def efficiency_error(strategy: str, machine: Machine, world_size: int) -> float:
+def efficiency_error(strategy: str, machine: Machine, world_size: int, rates_fitted: bool = False) -> float:
     """Half the interval of efficiency: the theory's own error on published rows of that class, twice it where there are none.
 
-    One rank needs no theory of scaling: 0. Published rows are of plain data parallelism on machines of V100s up to 32 ranks.
+    One rank needs no theory of scaling: 0. Published rows are of plain data parallelism on machines of V100s up to 32 ranks. The
+    rates of gloo are assumed, so that it is four times, unless `rates_fitted` (bench.theory.calibration).
     """
     if world_size == 1:
         return 0.0
     error = EFFICIENCY_ERROR["one machine" if machine.num_nodes(world_size) == 1 else "across nodes"]
-    if machine.node.backend == "gloo":
+    if machine.node.backend == "gloo" and not rates_fitted:
         return _UNSEEN_BACKEND * error
     seen = strategy == _SEEN_STRATEGY and machine.name in _SEEN_MACHINES and world_size <= _SEEN_RANKS
     return error if seen else _UNSEEN * error
+
+
+def in_proportion(error: ArrayLike, efficiency: ArrayLike) -> NDArray[np.float64]:
+    """The error of a projection of that efficiency: below what published rows reach, in proportion."""
+    return np.asarray(np.asarray(error) * np.minimum(1.0, np.asarray(efficiency, dtype=np.float64) / _LOWEST_SEEN))

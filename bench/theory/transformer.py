@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import ProjectionError
 from bench.plan.presets import preset_sizes
 from bench.theory.zero_settings import DTYPE_BYTES
+
+# A paced model's blocks compute on every eighth position (models/paced.py).
+_PACED_STRIDE = 8
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,12 @@ class Shape:
 
     def activation_bytes(
         self, micro_batch_size: int, seq_len: int, precision: str, activation_checkpointing: bool = False
-    ) -> float | None:
-        """Bytes of activations when the backward pass starts (models/gpt.py); None for a paced model, which has next to none."""
-        if self.num_heads is None:
-            return None
+    ) -> float:
+        """Bytes of activations when the backward pass starts (models/gpt.py, models/paced.py)."""
         item, h = DTYPE_BYTES[precision], self.hidden_size
+        if self.num_heads is None:
+            blocks = self.num_layers * math.ceil(seq_len / _PACED_STRIDE) * 5 * h * item
+            return float(micro_batch_size * (blocks + seq_len * (h * item + 12 * self.vocab_size)))
         block = 16 * h * item + 4 * (4 + self.num_heads)
         blocks = self.num_layers * block
         if activation_checkpointing:
@@ -57,9 +63,13 @@ class Shape:
         return float(micro_batch_size * seq_len * (blocks + 2 * h * item + 12 * self.vocab_size))
 
 
-def preset_shape(name: str) -> Shape:
-    """The shape of a preset. Raises SuiteError for an unknown name, ProjectionError for a kind without a theory."""
-    kind, sizes = preset_sizes(name)
+def preset_shape(name: str, options: Mapping[str, int | float | bool | str] | None = None) -> Shape:
+    """The shape of a preset, `options` in the place of its own sizes where they are given (`model_options` of a cell).
+
+    Raises SuiteError for an unknown name, ProjectionError for a kind without a theory.
+    """
+    kind, own = preset_sizes(name)
+    sizes = {**own, **{key: float(value) for key, value in (options or {}).items()}}
     layers, hidden, vocabulary, longest = (
         int(sizes[key]) for key in ("num_layers", "hidden_size", "vocab_size", "max_seq_len")
     )

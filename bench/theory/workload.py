@@ -156,8 +156,6 @@ def from_preset(
         forward_s = tokens * shape.flops_per_token(length) / 3 / rate + overhead_s * (1 - BACKWARD_FRAC)
         whole = tokens * shape.flops_per_token(length, activation_checkpointing)
         backward_s = whole / rate + overhead_s - forward_s
-    views = strategy == "ddp"
-    passes = _VIEW_PASSES if views else _COPY_PASSES
     return Workload(
         num_params=shape.num_params,
         num_layers=shape.num_layers,
@@ -166,13 +164,19 @@ def from_preset(
         forward_s=forward_s,
         backward_s=backward_s,
         update_s=_update_s(machine, shape.num_params),
-        copied_bytes=float(passes * shape.num_params * DTYPE_BYTES[precision]),
+        copied_bytes=copied(strategy, shape.num_params, precision),
         profile=profile,
         last_frac=shape.embedding_params / shape.num_params,
         tokens_per_step=float(tokens * grad_accum_steps),
         activation_bytes=shape.activation_bytes(micro_batch_size, length, precision, activation_checkpointing),
         compute_error_frac=_PACED_ERROR_FRAC if shape.paced_s_per_token is not None else _COMPUTE_ERROR_FRAC,
     )
+
+
+def copied(strategy: str, num_params: int, precision: str) -> float:
+    """Bytes that this project's engines move in device memory to reduce all gradients once: DDP has them as views of buckets."""
+    passes = _VIEW_PASSES if strategy == "ddp" else _COPY_PASSES
+    return float(passes * num_params * DTYPE_BYTES[precision])
 
 
 def _update_s(machine: Machine, num_params: int) -> float:

@@ -26,12 +26,12 @@ _DTYPES = ("fp16", "bf16", "fp32")
 def project(
     machine: Annotated[str | None, typer.Option(help="A known machine (dgx1-v100-16gb, ...) or a YAML file.")] = None,
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="One or several with commas: ddp, zero0 to zero3, zero2_offload, zero3_offload, ddp_fp16, ddp_bf16, "
-            "ddp_powersgd, local_sgd, diloco, param_server."
+            "ddp_powersgd, local_sgd, diloco, param_server. [default: ddp; with --calibrate all measured]"
         ),
-    ] = "ddp",
+    ] = None,
     world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
     network: Annotated[str | None, typer.Option(help="Between nodes: edr-1x, eth-10g, ...")] = None,
     model: Annotated[str | None, typer.Option(help="A preset. Or give --num-params and --step-time-1.")] = None,
@@ -58,11 +58,19 @@ def project(
         int | None, typer.Option(help="param_server: steps a worker may be ahead; 0: none. [default: any]")
     ] = None,
     num_servers: Annotated[int | None, typer.Option(help="Of param_server. [default: 1]")] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="A results folder: its constants are fitted, and its workloads projected with them."),
+    ] = None,
+    fit_world_sizes: Annotated[
+        str | None, typer.Option(help="With --calibrate: fit to launches of these ranks alone. [default: all]")
+    ] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
     output: Annotated[Path | None, typer.Option(help="With --validate: folder for its chart and rows.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Project step time, efficiency and memory on a described machine, or hold the theory against what others published.
+    """Project step time, efficiency and memory on a described machine, or by what was measured here, or hold the theory against
+    what others published.
 
     Each rank does the same work whatever their number (weak scaling). Exits 0, or 2 for bad input.
     """
@@ -71,24 +79,47 @@ def project(
 
         show_validation(as_json, output)
         return
+    of_numbers = {"--grad-dtype": grad_dtype, "--backward-frac": backward_frac, "--num-layers": num_layers}
+    of_presets = {"--micro-batch-size": micro_batch_size, "--precision": precision, "--seq-len": seq_len}
+    if calibrate is not None:
+        from bench.verbs.calibrated import show_calibrated
+
+        measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets}
+        _warn_of_unused(
+            {**measured, "--grad-accum-steps": None if grad_accum_steps == 1 else grad_accum_steps},
+            "not used with --calibrate, which measured it",
+        )
+        show_calibrated(
+            calibrate,
+            machine=machine,
+            network=network,
+            model=model,
+            strategies=None if strategy is None else [name.strip() for name in strategy.split(",")],
+            world_sizes=_world_sizes("--world-sizes", world_sizes),
+            fitted_to=None if fit_world_sizes is None else _world_sizes("--fit-world-sizes", fit_world_sizes),
+            as_json=as_json,
+        )
+        return
     from bench.theory.machine import load_machine, load_network, machine_names
     from bench.theory.project import projections
     from bench.theory.ways import way_of
 
     if machine is None:
         raise ProjectionError("--machine: missing", hint=f"known: {', '.join(machine_names())}, or a YAML file")
-    _warn_of_unused({"--output": output}, "--validate")
+    _warn_of_unused({"--output": output}, "not used without --validate")
     described = load_machine(machine)
-    sizes = _world_sizes(world_sizes)
+    sizes = _world_sizes("--world-sizes", world_sizes)
     link = None if network is None else load_network(network)
     numbers = (num_params, step_time_1)
     if model is not None and numbers != (None, None):
         raise ProjectionError("--model: found beside --num-params or --step-time-1", hint="give one of the two")
-    of_presets = {"--micro-batch-size": micro_batch_size, "--precision": precision, "--seq-len": seq_len}
-    of_numbers = {"--grad-dtype": grad_dtype, "--backward-frac": backward_frac, "--num-layers": num_layers}
-    _warn_of_unused(of_presets if model is None else of_numbers, "--model" if model is None else "--num-params")
+    _warn_of_unused({"--fit-world-sizes": fit_world_sizes}, "not used without --calibrate")
+    _warn_of_unused(
+        of_presets if model is None else of_numbers,
+        f"not used without {'--model' if model is None else '--num-params'}",
+    )
     rows = []
-    names = [name.strip() for name in strategy.split(",")]
+    names = [name.strip() for name in (strategy or "ddp").split(",")]
     options = _options(names, sync_every, outer_dtype, powersgd_rank, staleness, num_servers)
     for name in names:
         way = way_of(name)
@@ -141,7 +172,7 @@ def _options(
     }
     for flag, (value, read_by) in readers.items():
         if not set(read_by) & set(names):
-            _warn_of_unused({flag: value}, f"--strategy {' or '.join(read_by)}")
+            _warn_of_unused({flag: value}, f"not used without --strategy {' or '.join(read_by)}")
     return Options(
         sync_every=sync_every,
         outer_dtype="fp32" if outer_dtype is None else outer_dtype,
@@ -178,19 +209,19 @@ def _of_numbers(
     )
 
 
-def _world_sizes(text: str) -> list[int]:
+def _world_sizes(flag: str, text: str) -> list[int]:
     sizes = []
     for part in text.split(","):
         if not part.strip().isdecimal() or int(part) < 1:
-            raise ProjectionError(f"--world-sizes: found {text!r}, expected whole numbers from 1 on, with commas")
+            raise ProjectionError(f"{flag}: found {text!r}, expected whole numbers from 1 on, with commas")
         sizes.append(int(part))
     return sizes
 
 
-def _warn_of_unused(given: Mapping[str, object], needs: str) -> None:
+def _warn_of_unused(given: Mapping[str, object], why: str) -> None:
     for flag, value in given.items():
         if value is not None:
-            print(f"{flag}: not used without {needs}", file=sys.stderr)
+            print(f"{flag}: {why}", file=sys.stderr)
 
 
 def _known(flag: str, dtype: str) -> None:

@@ -62,7 +62,7 @@ def test_every_table_can_be_read_back(quick: Path) -> None:
     tables = {path.stem: pd.read_csv(path) for path in (quick / "report" / "tables").glob("*.csv")}
     assert set(tables) == {
         *("scaling", "ranking", "efficiency", "ranks", "traffic", "launches", "phases", "not_ok", "environment"),
-        "certainty",
+        *("certainty", "memory", "projected", "alarms"),
     }
     assert tables["scaling"].columns.tolist() == COLUMNS
     assert len(tables["scaling"]) == len(tables["launches"]) == 23

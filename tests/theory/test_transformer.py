@@ -44,3 +44,12 @@ def test_a_paced_model_sleeps_as_it_is_built_to() -> None:
     assert shape.num_params == model.num_params()
     assert shape.paced_s_per_token is not None
     assert sum(shape.paced_s_per_token) * 512 == pytest.approx(model.paced_seconds(512))
+    for precision, item in (("fp32", 4), ("fp16", 2)):
+        assert shape.activation_bytes(4, 100, precision) == model.activation_bytes(4, 100, item)
+
+
+def test_options_of_a_cell_take_the_place_of_a_presets_sizes() -> None:
+    assert preset_shape("gpt-nano", {"num_layers": 3, "hidden_size": 128}).num_params == 3 * (
+        12 * 128**2 + 13 * 128
+    ) + ((4096 + 256) * 128 + 2 * 128)
+    assert preset_shape("gpt-nano", {}) == preset_shape("gpt-nano")
