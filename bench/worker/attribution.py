@@ -65,6 +65,8 @@ def attribute(
         )
         with injected(injection, meter, trainer, others):
             meter.arm = block.arm
+            # Every block trains on the same batches: arms differ in what they communicate, and in nothing else.
+            trainer.feed.again_from(first, now=len(trainer.results))
             times_s = trainer.timed_steps(NUM_DROPPED_STEPS + block_steps)
             meter.arm = "full"
         block_times_s.append(times_s[NUM_DROPPED_STEPS:])
@@ -75,6 +77,10 @@ def attribute(
         injected_ledgers={name: kept.lines() for name, kept in injected_ledgers.items()},
         timeline=timeline.spans(),
         barrier_s=barrier_s,
+        block_tokens=[
+            batch.num_tokens
+            for batch in trainer.feed.fed[first + NUM_DROPPED_STEPS : first + NUM_DROPPED_STEPS + block_steps]
+        ],
         finite=all(math.isfinite(float(result.loss)) for result in results),
         num_skipped_steps=sum(result.skipped for result in results),
     )
