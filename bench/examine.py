@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.analysis.balance import balance_table
 from bench.analysis.certainty import certainty, with_outliers
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.environment import environment
@@ -24,7 +25,8 @@ from bench.results.store import read_records
 @dataclass(frozen=True)
 class Findings:
     """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
-    row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
+    row a cell with an attribution launch) and `ranks` (a row a rank of it), `balance` (a row a cell of unequal sequences),
+    `traffic` (a row a metered cell and
     operation), `places` (the environments), `measured` (what other runs are compared with), `certainty` (a row a
     quantity that says how sure the run is), the names of the suites, and which
     launches have a timeline, as (cell id, launch id)."""
@@ -34,6 +36,7 @@ class Findings:
     scaling: pd.DataFrame
     efficiency: pd.DataFrame
     ranks: pd.DataFrame
+    balance: pd.DataFrame
     traffic: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
@@ -61,6 +64,7 @@ def examine(folder: Path) -> Findings:
         scaling=scaling,
         efficiency=tree,
         ranks=ranks,
+        balance=balance_table(believed, scaling),
         traffic=traffic,
         places=environment(records),
         measured=compared,

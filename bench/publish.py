@@ -90,7 +90,8 @@ def publish(findings: Findings) -> Path:
         "ranking": ranked,
         "efficiency": findings.efficiency,
         "ranks": findings.ranks,
-        "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
+        "balance": findings.balance,
+        "launches": launches.drop(columns=["losses", "skipped_warmup_steps", "batch_tokens"]),
         "phases": seconds,
         "traffic": findings.traffic,
         "not_ok": failed,
@@ -100,7 +101,8 @@ def publish(findings: Findings) -> Path:
     for name, table in written.items():
         _write(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
-    for chart, png, svg in drawn(wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds)):
+    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, findings.balance)
+    for chart, png, svg in drawn(charts):
         _write(report / "charts" / f"{chart.name}.svg", svg)
         _write_bytes(report / "charts" / f"{chart.name}.png", png)
         pictures.setdefault(chart.section, []).append(page.Picture(chart.name, chart.alt, svg))
@@ -156,6 +158,7 @@ def _sections(
             found.append(page.Section(anchor, heading, shown, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
             found += _attribution(findings.efficiency, findings.ranks, pictures)
+            found += _balance(findings.balance, pictures)
             found += _traffic(findings.traffic, pictures)
     if len(seconds):
         text = (
@@ -180,6 +183,19 @@ def _attribution(
         page.Section("efficiency", heading, _EFFICIENCY, pictures.get("efficiency", []), table, paragraphs=told),
         page.Section("ranks", "Ranks", _RANKS, pictures.get("ranks", []), tables.ranks(ranks)),
     ]
+
+
+def _balance(balance: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
+    if balance.empty:
+        return []
+    text = (
+        "Sequences of unequal length, dealt to the ranks: load balance as reckoned from what they cost, beside the one that the "
+        "meter found on the same batches; and the step time, beside what a paced model's slowest rank and the best possible "
+        "deal would sleep. Padding is no token: its share is of all positions that went through the model. Waiting for input is "
+        "what the rank that did so longest waited for its batches, of the window."
+    )
+    shown = pictures.get("balance", [])
+    return [page.Section("balance", "Balance", text, shown, tables.balance(balance), folded=len(balance) > 24)]
 
 
 def _traffic(traffic: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
