@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.arms import useful
+from bench.results.frame import input_frac, padding_frac
 from bench.results.record import Record
 
 BALANCE_COLUMNS = [
@@ -21,8 +22,8 @@ BALANCE_COLUMNS = [
 def balance_table(records: list[Record], scaling: pd.DataFrame) -> pd.DataFrame:
     """One row a cell whose ranks have unequal sequences, or one of which is slow (BALANCE_COLUMNS), in the order of `scaling`.
 
-    `records`: launches that passed the gates. `scaling`: rows of `scaling_table`, which give step_time_s and the shares of
-    padding and of waiting for input.
+    `records`: launches that passed the gates. `scaling`: rows of `scaling_table`, which give step_time_s. padding_frac and
+    input_frac (of the rank that waited longest for its batches) are those of the windows, means over launches.
 
     With C[r,k] what the sequences of rank r in step k were reckoned to cost, on a slow rank that much more:
     predicted_load_balance = sum_k mean_r C / sum_k max_r C. load_balance is the same of the seconds that were measured in the
@@ -58,7 +59,9 @@ def _row(launches: list[Record], known: dict[Any, Any]) -> dict[str, Any]:
         "launches": len(launches),
         "predicted_load_balance": statistics.fmean(_balance(costs) for costs in blocks or windows),
         "load_balance": statistics.fmean(measured) if measured else None,
-        **{name: known.get(name) for name in ("step_time_s", "padding_frac", "input_frac")},
+        "step_time_s": known.get("step_time_s"),
+        "padding_frac": _mean([padding_frac(record) for record in launches]),
+        "input_frac": _mean([input_frac(record) for record in launches]),
     }
     if cell.paced:
         row["predicted_step_time_s"] = statistics.fmean(float(np.median(costs.max(axis=0))) for costs in windows)
@@ -68,6 +71,11 @@ def _row(launches: list[Record], known: dict[Any, Any]) -> dict[str, Any]:
 
 
 Costs = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _balance(costs: Costs) -> float:

@@ -86,7 +86,8 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
     row: dict[str, Any] = {
         **cell.model_dump(include={*_CELL}),
         "contender": cell.strategy,
-        "setting": "",
+        # A cell without timing launches has no other words for what sets it apart.
+        "setting": ", ".join(word for word in (cell.data, cell.partition) if word) if cell.data else "",
         "keeps": f"accumulation {cell.grad_accum_steps}",
         "global_batch_size": cell.global_batch_size,
         "paced": cell.paced,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.results.record import RankRecord, Record, Replicas
+from bench.results.record import Record, Replicas
 
 FRAME_COLUMNS = [
     *("suite", "sequence", "launch_id", "kind", "twin", "cell_id", "model", "model_options", "strategy", "scaling"),
@@ -100,8 +100,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 num_params=work.num_params,
                 flops_per_token=work.flops_per_token,
                 batch_tokens=work.batch_tokens,
-                padding_frac=_padding_frac(record.ranks, work.num_warmup_steps),
-                input_frac=_input_frac(record.ranks),
+                padding_frac=padding_frac(record),
+                input_frac=input_frac(record),
                 # Missing means that nothing is replicated; a distance that is not a number must not look the same.
                 replica_distance=_largest_distance(work.replicas),
             )
@@ -118,18 +118,19 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=FRAME_COLUMNS)
 
 
-def _padding_frac(ranks: list[RankRecord], num_warmup_steps: int) -> float | None:
-    """Padding over all positions of the window; None in records that don't say."""
-    padding = sum(sum(rank.padding[num_warmup_steps:]) for rank in ranks)
-    tokens = sum(sum(rank.tokens[num_warmup_steps:]) for rank in ranks)
+def padding_frac(record: Record) -> float | None:
+    """Padding over all positions that went through the model in the window; None in records that don't say."""
+    first = record.work.num_warmup_steps if record.work is not None else 0
+    padding = sum(sum(rank.padding[first:]) for rank in record.ranks)
+    tokens = sum(sum(rank.tokens[first:]) for rank in record.ranks)
     return padding / (padding + tokens) if tokens else None
 
 
-def _input_frac(ranks: list[RankRecord]) -> float | None:
+def input_frac(record: Record) -> float | None:
     """The part of the window in which the rank that did so longest waited for its batches; None in records that don't say."""
-    if not all(rank.input_times_s for rank in ranks):
+    if not record.ranks or not all(rank.input_times_s for rank in record.ranks):
         return None
-    return max(sum(rank.input_times_s) / sum(rank.step_times_s) for rank in ranks)
+    return max(sum(rank.input_times_s) / sum(rank.step_times_s) for rank in record.ranks)
 
 
 def _largest_distance(replicas: Replicas | None) -> float | None:

@@ -70,6 +70,7 @@ def test_reckoned_and_measured_balance_are_the_arithmetic(tmp_path: Path) -> Non
     # The blocks' own batches: ranks of 1 and 2; measured, 1.2 and 1.6.
     assert lpt["predicted_load_balance"] == pytest.approx(1.5 / 2)
     assert lpt["load_balance"] == pytest.approx(1.4 / 1.6)
+    assert contiguous["input_frac"] == pytest.approx(0.01) and 0 < contiguous["padding_frac"] < 1
     assert contiguous["predicted_step_time_s"] == 2 and contiguous["best_step_time_s"] == pytest.approx(1.5)
 
 
