@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports import balance as balance_charts
 from reports import bars, charts, efficiency, seconds
 from reports import traffic as traffic_charts
 from reports.style import look, styles
@@ -55,14 +56,16 @@ def wanted(
     ranks: pd.DataFrame,
     traffic: pd.DataFrame,
     phases: pd.DataFrame,
+    balance: pd.DataFrame,
     aa_spread_frac: float | None,
     projected: pd.DataFrame | None = None,
 ) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
-    drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `aa_spread_frac`: how far
-    the cell and the twin of the run's A/A pair are apart, None where there is none; `projected`: rows of `projected_table`.
+    drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `balance`: rows of
+    `balance_table`; `aa_spread_frac`: how far the cell and the twin of the run's A/A pair are apart, None where there is none;
+    `projected`: rows of `projected_table`.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
@@ -85,6 +88,11 @@ def wanted(
     for (model, kind, setting), rows in traffic.groupby(["model", "scaling", "setting"], sort=False):
         name = _slug("traffic", str(model), str(kind), str(setting))
         found.append(Chart("traffic", name, f"traffic: {charts.title(rows)}", traffic_charts.traffic, (rows,)))
+    for (model, strategy, data, slow), rows in balance.groupby(
+        ["model", "strategy", "data", "slow_rank_frac"], sort=False
+    ):
+        shows = f"balance {model} {strategy} {data}" + (f" slow rank {slow:g}" if slow else "")
+        found.append(Chart("balance", _slug(shows), shows, balance_charts.balance, (rows,)))
     # Signs that a file name can't hold are dropped, which may leave two names alike.
     taken: Counter[str] = Counter()
     for position, chart in enumerate(found):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.analysis.alarms import alarms
+from bench.analysis.balance import balance_table
 from bench.analysis.calibrating import works
 from bench.analysis.certainty import certainty, with_outliers
 from bench.analysis.efficiency import efficiency_table
@@ -28,18 +29,22 @@ from bench.theory.measured_work import MeasuredWork
 
 @dataclass(frozen=True)
 class Findings:
-    """What a results folder comes to: `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a
-    row a cell with an attribution launch) and `ranks` (a row a rank of it), `traffic` (a row a metered cell and
+    """What a results folder comes to.
+
+    `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a row a cell with an attribution launch)
+    and `ranks` (a row a rank of it), `balance` (a row a cell of unequal sequences), `traffic` (a row a metered cell and
     operation), `memory` (a row a launched cell, theory beside measurement), `projected` (a row a cell that theory foresaw),
-    `alarms` (a row a launch that beats its machine), `places` (the environments), `measured` (what other runs are
-    compared with), `certainty` (a row a quantity that says how sure the run is), `works` (what a calibration is fitted
-    to), the names of the suites, and which launches have a timeline, as (cell id, launch id)."""
+    `alarms` (a row a launch that beats its machine), `places` (the environments), `measured` (what other runs are compared
+    with), `certainty` (a row a quantity that says how sure the run is), `works` (what a calibration is fitted to), the names of
+    the suites, and which launches have a timeline, as (cell id, launch id).
+    """
 
     folder: Path
     launches: pd.DataFrame
     scaling: pd.DataFrame
     efficiency: pd.DataFrame
     ranks: pd.DataFrame
+    balance: pd.DataFrame
     traffic: pd.DataFrame
     memory: pd.DataFrame
     projected: pd.DataFrame
@@ -75,6 +80,7 @@ def examine(folder: Path, machine: str | None = None) -> Findings:
         scaling=scaling,
         efficiency=tree,
         ranks=ranks,
+        balance=balance_table(believed, scaling),
         traffic=traffic,
         memory=memory_table(records, scaling),
         projected=projected_table(workloads, scaling, machine),

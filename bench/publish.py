@@ -117,7 +117,8 @@ def publish(findings: Findings) -> Path:
         "ranking": ranked,
         "efficiency": findings.efficiency,
         "ranks": findings.ranks,
-        "launches": launches.drop(columns=["losses", "skipped_warmup_steps"]),
+        "balance": findings.balance,
+        "launches": launches.drop(columns=["losses", "skipped_warmup_steps", "batch_tokens"]),
         "phases": seconds,
         "traffic": findings.traffic,
         "memory": findings.memory,
@@ -132,7 +133,16 @@ def publish(findings: Findings) -> Path:
         write_text(report / "tables" / f"{name}.csv", table.to_csv(index=False))
     pictures: dict[str, list[page.Picture]] = {}
     spread = aa_spread_frac(findings.measured)
-    charts = wanted(scaling, findings.efficiency, findings.ranks, findings.traffic, seconds, spread, findings.projected)
+    charts = wanted(
+        scaling,
+        findings.efficiency,
+        findings.ranks,
+        findings.traffic,
+        seconds,
+        findings.balance,
+        spread,
+        findings.projected,
+    )
     for chart, png, svg in drawn(charts):
         write_text(report / "charts" / f"{chart.name}.svg", svg)
         write_bytes(report / "charts" / f"{chart.name}.png", png)
@@ -189,6 +199,7 @@ def _sections(
         if anchor == "scaling":
             found += _projected(findings.projected)
             found += _attribution(findings.efficiency, findings.ranks, pictures)
+            found += _balance(findings.balance, pictures)
             found += _traffic(findings.traffic, pictures)
         if anchor == "memory" and len(findings.memory):
             words = _MEMORY if bool(findings.memory["claimed"].any()) else f"{_MEMORY} {_NO_CLAIM}"
@@ -226,6 +237,19 @@ def _attribution(
         page.Section("efficiency", heading, _EFFICIENCY, pictures.get("efficiency", []), table, paragraphs=told),
         page.Section("ranks", "Ranks", _RANKS, pictures.get("ranks", []), tables.ranks(ranks)),
     ]
+
+
+def _balance(balance: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
+    if balance.empty:
+        return []
+    text = (
+        "Sequences of unequal length, dealt to the ranks: load balance as reckoned from what they cost, beside the one that the "
+        "meter found on the same batches; and the step time, beside what a paced model's slowest rank and the best possible "
+        "deal would sleep. Padding is no token: its share is of all positions that went through the model. Waiting for input is "
+        "what the rank that did so longest waited for its batches, of the window."
+    )
+    shown = pictures.get("balance", [])
+    return [page.Section("balance", "Balance", text, shown, tables.balance(balance), folded=len(balance) > 24)]
 
 
 def _traffic(traffic: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:

@@ -29,7 +29,8 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy over all tokens, in nats: a float32 scalar. `tokens`, `targets`: int64 (batch, seq)."""
+        """Mean cross entropy over all tokens whose target is not layers.IGNORED, in nats: a float32 scalar. `tokens`,
+        `targets`: int64 (batch, seq)."""
 
     @abstractmethod
     def num_params(self) -> int:
@@ -38,6 +39,14 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def flops_per_token(self, seq_len: int) -> float:
         """Model FLOPs of one token's forward and backward in a sequence of `seq_len` tokens."""
+
+    def sequence_cost(self, seq_len: int) -> tuple[float, float]:
+        """(a, b): a sequence of L tokens, `seq_len` at most, costs a L + b L^2 model FLOPs.
+
+        `flops_per_token` is linear in the length, so two values of it give both.
+        """
+        per_pair = (self.flops_per_token(seq_len + 1) - self.flops_per_token(1)) / seq_len
+        return self.flops_per_token(1) - per_pair, per_pair
 
     @abstractmethod
     def activation_bytes(self, micro_batch_size: int, seq_len: int, dtype_bytes: int) -> int | None:

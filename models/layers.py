@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+IGNORED = -100
+"""A target that is in no loss: what stands there is padding."""
+
 _DRAW_CHUNK = 1 << 20  # numbers drawn at a time: 4 MiB of host memory, whatever the size of the parameter
 
 
@@ -77,5 +80,6 @@ class TiedHead(nn.Module):
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy over all tokens, in nats, computed in float32. `logits` (batch, seq, vocab)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    """Mean cross entropy over all tokens whose target is not IGNORED, in nats, computed in float32. `logits` (batch, seq,
+    vocab). NaN where all are."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.build import LanguageModel
-from models.layers import Embedding, Linear, TiedHead, WeightInit, token_loss
+from models.layers import IGNORED, Embedding, Linear, TiedHead, WeightInit, token_loss
 
 # The blocks compute on every eighth position only: their parameters, and so the communication, are real, while eight
 # ranks still fit on two cores.
@@ -59,11 +59,12 @@ class PacedLM(LanguageModel):
     """A small real language model whose blocks sleep: compute seconds are known, parameters and gradients are real.
 
     Each block sleeps `forward_s` x tokens / `reference_tokens` in its forward pass and `backward_s` x the same in its
-    backward pass, with `time.sleep`: no CPU is burnt, so many ranks fit on few cores. On CUDA the host sleeps between
-    kernel launches, so there too the time passes on the host, and a step lasts at least as long.
-    Every position gets its embedding; each group of eight positions shares what the blocks make of its first one
-    (causal: that one is never later). A block has 8 h^2 + 5 h parameters, 131,712 at the preset's width of 128.
-    Raises ValueError for activation checkpointing, whose second forward pass would sleep again.
+    backward pass, tokens being those of the micro-batch whose target is not padding, with `time.sleep`: no CPU is
+    burnt, so many ranks fit on few cores. On CUDA the host sleeps between kernel launches, so there too the time passes
+    on the host, and a step lasts at least as long. Every position gets its embedding; each group of eight positions
+    shares what the blocks make of its first one (causal: that one is never later). A block has 8 h^2 + 5 h parameters,
+    131,712 at the preset's width of 128. Raises ValueError for activation checkpointing, whose second forward pass
+    would sleep again.
     """
 
     supports_zero_init: ClassVar[bool] = True
@@ -90,6 +91,8 @@ class PacedLM(LanguageModel):
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
         self.max_seq_len: int = max_seq_len
+        self.skips_padding = False
+        """Set where sequences may be padded: padding is then not slept for."""
         self.seconds_per_token = num_layers * (forward_s + backward_s) / reference_tokens
         init = WeightInit(seed, device=device, dtype=dtype)
         self.token_embedding = Embedding(vocab_size, hidden_size, std=0.02, init=init)
@@ -106,17 +109,27 @@ class PacedLM(LanguageModel):
         )
         self.head = TiedHead(self.token_embedding)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Next-token logits (batch, seq, vocab) in the model's dtype. `tokens`: int64 (batch, seq)."""
+    def slow_down(self, slower_frac: float) -> None:
+        """From now on each sleep is longer by this fraction. `seconds_per_token` stays what it was: nobody is told."""
+        for block in self.blocks:
+            assert isinstance(block, PacedBlock)
+            block.forward_s_per_token *= 1 + slower_frac
+            block.backward_s_per_token *= 1 + slower_frac
+
+    def logits(self, tokens: Tensor, num_tokens: int | None = None) -> Tensor:
+        """Next-token logits (batch, seq, vocab) in the model's dtype. `tokens`: int64 (batch, seq). Sleeps for `num_tokens`,
+        for all where none are given."""
         seq = tokens.shape[1]
         x = self.token_embedding(tokens) + self.position_embedding(torch.arange(seq, device=tokens.device))
         shared = x[:, ::_STRIDE]
         for block in self.blocks:
-            shared = block(shared, tokens.numel())
+            shared = block(shared, tokens.numel() if num_tokens is None else num_tokens)
         return cast(Tensor, self.head(x + shared.repeat_interleave(_STRIDE, dim=1)[:, :seq]))
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return token_loss(self.logits(tokens), targets)
+        # Only where there may be padding: on CUDA, counting waits for the device.
+        num_tokens = int((targets != IGNORED).sum()) if self.skips_padding else None
+        return token_loss(self.logits(tokens, num_tokens), targets)
 
     def paced_seconds(self, num_tokens: int) -> float:
         """Seconds that one micro-batch of `num_tokens` sleeps, forward and backward: its compute time by construction.
@@ -137,6 +150,10 @@ class PacedLM(LanguageModel):
         """
         positions_frac = math.ceil(seq_len / _STRIDE) / seq_len
         return 6.0 * (self.num_layers * 8 * self.hidden_size**2 * positions_frac + self.vocab_size * self.hidden_size)
+
+    def sequence_cost(self, seq_len: int) -> tuple[float, float]:
+        """(a, b): a sequence of L tokens costs a L + b L^2, here in seconds of sleep: those of a token, and 0."""
+        return self.seconds_per_token, 0.0
 
     def activation_bytes(self, micro_batch_size: int, seq_len: int, dtype_bytes: int) -> int:
         """Estimated bytes of activations at the peak of one micro-batch.

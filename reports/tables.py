@@ -204,6 +204,28 @@ def ranks(ranks: pd.DataFrame) -> pd.DataFrame:
     return without_empty(table(marked, columns), "setting", "note")
 
 
+def balance(balance: pd.DataFrame) -> pd.DataFrame:
+    """How evenly ranks were loaded, reckoned and measured, and what the steps took."""
+    columns: list[Column] = [
+        ("model", "model", units.text),
+        ("strategy", "strategy", units.text),
+        ("data", "sequences", units.text),
+        ("slow_rank_frac", "slow rank", units.fraction),
+        ("world_size", "ranks", units.count),
+        ("grad_accum_steps", "accum", units.count),
+        ("partition", "partition", units.text),
+        ("predicted_load_balance", "load balance, reckoned", units.fraction),
+        ("load_balance", "load balance", units.fraction),
+        ("step_time_s", "step time", units.seconds),
+        ("predicted_step_time_s", "slowest rank sleeps", units.seconds),
+        ("best_step_time_s", "at best", units.seconds),
+        ("padding_frac", "padding", units.fraction),
+        ("input_frac", "waiting for input", units.fraction),
+    ]
+    shown = balance.sort_values(["model", "slow_rank_frac", "data", "world_size"], kind="stable")
+    return without_empty(table(shown, columns), "load balance", "slowest rank sleeps", "at best")
+
+
 def phases(phases: pd.DataFrame) -> pd.DataFrame:
     """Seconds of each launch by phase, and what was spent outside the measured window."""
     columns: list[Column] = [

@@ -86,7 +86,8 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
     row: dict[str, Any] = {
         **cell.model_dump(include={*_CELL}),
         "contender": cell.strategy,
-        "setting": "",
+        # A cell without timing launches has no other words for what sets it apart.
+        "setting": ", ".join(word for word in (cell.data, cell.partition) if word) if cell.data else "",
         "keeps": f"accumulation {cell.grad_accum_steps}",
         "global_batch_size": cell.global_batch_size,
         "paced": cell.paced,
@@ -103,7 +104,7 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
         "straggler": stragglers.pop() if len(stragglers) == 1 else None,
         "error_frac": _joint([found.error_frac for _, found in launches]) / len(launches),
         "useful_error_frac": _joint([found.useful.error_frac for _, found in launches]) / len(launches),
-        "tokens_per_rank": cell.tokens_per_step / cell.world_size,
+        "tokens_per_rank": float(np.mean([_tokens_per_rank(record) for record, _ in launches])),
     }
     each = [_parts(a.useful.mean_s, a.useful.slowest_s, a.sync_s, a.full_s) for _, a in launches]
     for name in FACTORS[:5]:
@@ -116,6 +117,14 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
         row.update({name: known[name] for name in ("contender", "setting", "keeps", "baseline_world_size")})
         row["meter_overhead_frac"] = full_median_s / row["step_time_s"] - 1
     return row
+
+
+def _tokens_per_rank(record: Record) -> float:
+    """Tokens of a step over ranks, those of the blocks that were measured."""
+    tokens = [rank.attribution.block_tokens for rank in record.ranks if rank.attribution is not None]
+    if all(tokens):
+        return float(np.mean(tokens))
+    return record.cell.tokens_per_step / record.cell.world_size
 
 
 def _parts(useful_s: float, slowest_s: float, sync_s: float, full_s: float) -> dict[str, float]:

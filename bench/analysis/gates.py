@@ -35,12 +35,28 @@ def _rank_of_another_launch(record: Record) -> str | None:
 
 
 def _tokens_differ(record: Record) -> str | None:
+    """What went into the model is what the rank was dealt; that of all ranks together, the global batch."""
     cell = record.cell
-    expected = cell.tokens_per_step // cell.world_size
+    equal = cell.tokens_per_step // cell.world_size
     for rank, seen in _witnessed(record):
-        for step, tokens in enumerate(seen.tokens):
+        asked = [equal] * len(seen.tokens) if cell.equal_lengths else rank.tokens
+        for step, (tokens, expected) in enumerate(zip(seen.tokens, asked, strict=False)):
             if tokens != expected:
                 return f"rank {rank.rank} trained on {tokens} tokens in warm-up step {step}, expected {expected}"
+    return None
+
+
+def _batch_incomplete(record: Record) -> str | None:
+    """Where sequences are unequal: the ranks' tokens add up to the global batch's, in every step."""
+    if record.work is None or record.cell.equal_lengths:
+        return None
+    by_step = zip(*(rank.tokens for rank in record.ranks), strict=False)
+    dealt = [sum(tokens) for tokens in by_step]
+    for step, expected in enumerate(record.work.batch_tokens):
+        found = dealt[step] if step < len(dealt) else None
+        if found != expected:
+            number = "an unknown number of" if found is None else found
+            return f"ranks were dealt {number} tokens in step {step}, expected {expected}, those of the global batch"
     return None
 
 
@@ -136,10 +152,16 @@ def _arms_skipped(record: Record) -> str | None:
 
 def _impossible_time(record: Record) -> str | None:
     """Step times are positive, and a paced model's not shorter than it sleeps."""
-    paced_s = record.cell.paced_step_s or 0.0
-    floor_s = paced_s * (1 - PACED_TOLERANCE)
+    cell = record.cell
+    num_warmup_steps = record.work.num_warmup_steps if record.work is not None else 0
     for rank in record.ranks:
+        slower = 1 + cell.slow_rank_frac if rank.rank == cell.world_size - 1 else 1.0
+        tokens = rank.tokens[num_warmup_steps:]
         for step, step_time_s in enumerate(rank.step_times_s):
+            equal = cell.tokens_per_step / cell.world_size if cell.equal_lengths else 0.0
+            num_tokens = tokens[step] if step < len(tokens) else equal
+            paced_s = (cell.paced_token_s or 0.0) * slower * num_tokens
+            floor_s = paced_s * (1 - PACED_TOLERANCE)
             if not (0 < step_time_s < math.inf and step_time_s >= floor_s):
                 expected = f"at least the {paced_s:.4g} s that the model sleeps" if paced_s else "a positive time"
                 return f"impossible: step {step} of rank {rank.rank} took {step_time_s:.4g} s, expected {expected}"
@@ -165,7 +187,7 @@ def _impossible_utilisation(record: Record) -> str | None:
     if not times_s or not statistics.median(times_s) > 0:
         return None
     device = environment.device_names[0]
-    tokens_per_s = cell.tokens_per_step / statistics.median(times_s)
+    tokens_per_s = record.tokens_per_step() / statistics.median(times_s)
     fraction = mfu(work.flops_per_token, tokens_per_s, cell.world_size, peak_flops_per_s(device, cell.precision))
     if fraction is None or fraction <= 1:
         return None
@@ -179,6 +201,7 @@ def _witnessed(record: Record) -> Iterator[tuple[RankRecord, Witnessed]]:
 GATES: tuple[Callable[[Record], str | None], ...] = (
     _rank_of_another_launch,
     _tokens_differ,
+    _batch_incomplete,
     _updates_differ,
     _precision_differs,
     _optimizer_differs,

@@ -26,7 +26,7 @@ COLUMNS = [
     *("activation_checkpointing", "deepspeed_config", "corpus", "learning_rate", "weight_decay", "seed", "steps"),
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
-    *("baseline_world_size", "baseline_cell_id"),
+    *("baseline_world_size", "baseline_cell_id", "data", "partition", "slow_rank_frac", "padding_frac", "input_frac"),
     *(f"{name}_{end}" for name in SURE for end in ("lo", "hi")),
 ]
 
@@ -60,6 +60,9 @@ _SETTINGS = {
     "precision": "{}",
     "profile": "profile {}",
     "corpus": "corpus {}",
+    "data": "{}",
+    "partition": "partition {}",
+    "slow_rank_frac": "slow rank {}",
     "activation_checkpointing": "activation checkpointing {}",
     "learning_rate": "learning rate {}",
     "weight_decay": "weight decay {}",

@@ -24,7 +24,7 @@ DRIFTING: frozenset[str] = frozenset()
 # What the gates look at.
 _ASKED = [
     *("strategy", "precision", "world_size", "num_ranks", "steps", "num_steps", "num_timed_steps", "losses"),
-    *("num_skipped_steps", "replica_distance", "optimizer", "skipped_warmup_steps"),
+    *("num_skipped_steps", "replica_distance", "optimizer", "skipped_warmup_steps", "corpus_sha256", "batch_tokens"),
 ]
 
 
@@ -134,7 +134,11 @@ def _leaves_plain_training(ok: pd.DataFrame, references: Sequence[Reference]) ->
         if (found := plain.get(work)) is None:
             continue
         reference = np.asarray(found.losses)
+        tokens = np.asarray(found.tokens)
         for index, row in _rows(group):
+            if (why := _other_data(row, found.corpus_sha256, tokens)) is not None:
+                reasons[index] = why
+                continue
             alike = pd.isna(row["optimizer"]) or row["optimizer"] == str(found.optimizer)
             losses = _losses(row)[: _num_alike([row["skipped_warmup_steps"], found.skipped]) if alike else 1]
             if (why := _departure(losses, reference, row["precision"], "plain training")) is not None:
@@ -142,15 +146,30 @@ def _leaves_plain_training(ok: pd.DataFrame, references: Sequence[Reference]) ->
     return reasons
 
 
+def _other_data(row: dict[str, Any], corpus_sha256: str | None, tokens: np.ndarray[Any, Any]) -> str | None:
+    """Why a launch did not train on what plain training did, by the text's digest and the tokens of each step, where both say."""
+    digest = row["corpus_sha256"]
+    if isinstance(digest, str) and corpus_sha256 is not None and digest != corpus_sha256:
+        return f"trained on a text with sha256 {digest[:12]}, plain training on {corpus_sha256[:12]}: the corpus has changed"
+    if not isinstance(row["batch_tokens"], list):
+        return None
+    shared = min(len(row["batch_tokens"]), len(tokens))
+    differing = np.flatnonzero(np.asarray(row["batch_tokens"][:shared]) != tokens[:shared])
+    if not differing.size:
+        return None
+    step = differing[0]
+    return f"step {step} had {row['batch_tokens'][step]} tokens, plain training {tokens[step]}"
+
+
 def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
     """Reasons by index, of the launches whose losses leave those of the other launches of equal work.
 
-    Equal work is the same model, data, batch and optimizer (EQUAL_WORK, and the tuned optimizer). The reference comes from
-    launches that passed all other gates: ddp's at the smallest world size, or the median over all of them where no
-    ddp is sound. With several launches of the reference, step by step their median.
+    Equal work is the same model, data, batch and optimizer (EQUAL_WORK, the text's digest, and the tuned optimizer).
+    The reference comes from launches that passed all other gates: ddp's at the smallest world size, or the median over
+    all of them where no ddp is sound. With several launches of the reference, step by step their median.
     """
     reasons: dict[Any, str] = {}
-    for _, group in ok.groupby([*EQUAL_WORK, "optimizer"], dropna=False, sort=False):
+    for _, group in ok.groupby([*EQUAL_WORK, "corpus_sha256", "optimizer"], dropna=False, sort=False):
         candidates = sound.loc[sound.index.isin(group.index)]
         plain = candidates[candidates["strategy"] == "ddp"]
         name = f"the median of {len(candidates)} launches"

@@ -6,39 +6,38 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 import models
 from bench.errors import SuiteError, nearest
 from bench.plan.strategies import STRATEGIES
+from bench.plan.workload import Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
 Profile = Literal["matched", "tuned"]
-Corpus = Literal["markov"]
 OptionValue = int | float | bool | str
 
 Count = Annotated[int, Field(ge=1)]
 
 EQUAL_WORK = (
     *("model", "model_options", "seq_len", "global_batch_size", "seed", "corpus", "learning_rate", "weight_decay"),
-    "precision",
+    *("precision", "data"),
 )
 """What settles the losses: cells that are equal in these train alike, whatever the strategy and however many the ranks."""
 
 
-class Cell(BaseModel):
+class Cell(Workload):
     """What is trained, how, and on how many ranks. Frozen and validated; unknown keys and wrong types are errors.
 
     Two launches of equal cells do equal work. `seq_len` defaults to the preset's longest sequence. `steps` counts the
     optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
-    latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU).
+    latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU). What is
+    trained on, and which rank trains on what, is the `Workload`'s part.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
-
     model: str
-    model_options: dict[str, OptionValue] = {}
+    model_options: dict[str, OptionValue] = Field(default={})
     strategy: str
     world_size: Count
     micro_batch_size: Count = 1
@@ -47,7 +46,6 @@ class Cell(BaseModel):
     precision: Precision = "fp32"
     scaling: Scaling = "weak"
     profile: Profile = "matched"
-    corpus: Corpus = "markov"
     activation_checkpointing: bool = False
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
@@ -94,6 +92,16 @@ class Cell(BaseModel):
                 f"deepspeed_config: {self.strategy} does not use DeepSpeed",
                 hint="take the key out, or choose a zero strategy",
             )
+        if self.slow_rank_frac and not self.paced:
+            raise SuiteError(
+                f"slow_rank_frac: {self.model} computes at its own speed, expected a paced model",
+                hint="take the key out, or choose paced-nano",
+            )
+        if self.partition == "dynamic" and self.strategy == "zero3":
+            raise SuiteError(
+                "partition: dynamic measures ranks in their forward pass, where those of zero3 wait for each other",
+                hint="choose karmarkar_karp, or another strategy",
+            )
         return self
 
     @property
@@ -103,7 +111,8 @@ class Cell(BaseModel):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens per optimizer step over all ranks."""
+        """Tokens per optimizer step over all ranks, if every sequence has `seq_len`: the most that a step can have where
+        lengths differ."""
         return self.global_batch_size * self.seq_len
 
     @property
@@ -112,16 +121,23 @@ class Cell(BaseModel):
         return self.model.startswith("paced-")
 
     @property
-    def paced_step_s(self) -> float | None:
-        """Seconds that every rank of a paced model sleeps in one optimizer step: its floor. None for all others.
+    def paced_token_s(self) -> float | None:
+        """Seconds that a paced model sleeps for each token, forward and backward. None for all others.
 
-        num_layers x (forward_s + backward_s) / reference_tokens, for each token of the rank (models/paced.py).
+        num_layers x (forward_s + backward_s) / reference_tokens (models/paced.py); on the last rank (1 + slow_rank_frac) times
+        as long.
         """
         if not self.paced:
             return None
         sizes: dict[str, Any] = {**models.PRESETS[self.model][1], **self.model_options}
-        token_s = sizes["num_layers"] * (sizes["forward_s"] + sizes["backward_s"]) / sizes["reference_tokens"]
-        return float(token_s * self.micro_batch_size * self.grad_accum_steps * self.seq_len)
+        return float(sizes["num_layers"] * (sizes["forward_s"] + sizes["backward_s"]) / sizes["reference_tokens"])
+
+    @property
+    def paced_step_s(self) -> float | None:
+        """Seconds that every rank of a paced model sleeps in one optimizer step on sequences of `seq_len`: its floor. None for
+        all others."""
+        token_s = self.paced_token_s
+        return None if token_s is None else token_s * self.micro_batch_size * self.grad_accum_steps * self.seq_len
 
     @property
     def work(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import ConfigError, SuiteError, nearest
 from bench.plan.cell import Cell
+from bench.plan.corpus_files import check_workload
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config
 from bench.plan.yaml_source import Location, YamlSource
 
@@ -166,6 +167,7 @@ class _Reader:
         try:
             cell = Cell(**fill_from_config(fields))
             check_deepspeed_config(cell)
+            check_workload(cell)
             return PlannedCell(cell, LaunchSettings(**settings), skip_reason)
         except ValidationError as error:
             first = error.errors()[0]

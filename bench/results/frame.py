@@ -20,7 +20,8 @@ FRAME_COLUMNS = [
     *("step_time_min_s", "step_time_max_s", "num_steps", "num_warmup_steps", "warmup_settled", "num_skipped_steps"),
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
-    *("optimizer", "skipped_warmup_steps"),
+    *("optimizer", "skipped_warmup_steps", "data", "partition", "slow_rank_frac", "corpus_sha256", "batch_tokens"),
+    *("padding_frac", "input_frac"),
 ]
 
 
@@ -35,14 +36,17 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     launch outside the window), start_s, import_s, build_s, warmup_s, checks_s, threads_per_rank, num_cores,
     device_type, device_name, num_nodes, oversubscribed, num_ranks (ranks whose record is there), num_timed_steps (steps
     that every one of them timed), optimizer (class and settings of what stepped, and gradient clipping if there is any),
-    skipped_warmup_steps (list of the numbers of the warm-up steps that the loss scaler of any rank skipped). What was not
-    measured is missing (None or NaN).
+    skipped_warmup_steps (list of the numbers of the warm-up steps that the loss scaler of any rank skipped), corpus_sha256,
+    batch_tokens (list, tokens of each step's global batch where lengths differ), padding_frac (of the positions that went
+    through the model in the window), input_frac (largest over ranks of the window's seconds spent waiting for a batch).
+    tokens_per_step is the median over the window where lengths differ. What was not measured is missing (None or NaN).
     """
     rows: list[dict[str, Any]] = []
     for record in records:
         cell, work, environment = record.cell, record.work, record.environment
-        row: dict[str, Any] = cell.model_dump(exclude={"model_options"})
+        row: dict[str, Any] = cell.model_dump(exclude={"model_options", "mixture"})
         row["model_options"] = cell.work["model_options"]
+        row["data"] = cell.data
         row.update(
             suite=record.suite,
             sequence=record.sequence,
@@ -51,7 +55,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
             twin=record.twin,
             cell_id=cell.id,
             global_batch_size=cell.global_batch_size,
-            tokens_per_step=cell.tokens_per_step,
+            tokens_per_step=record.tokens_per_step(),
+            corpus_sha256=record.corpus.sha256 if record.corpus is not None else None,
             paced=cell.paced,
             outcome=record.outcome,
             reason=record.reason,
@@ -76,7 +81,7 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         row["num_timed_steps"] = timed
         if timed and trained and work is not None:
             step_times_s = np.array([rank.step_times_s[:timed] for rank in record.ranks]).max(axis=0)
-            losses = np.array([rank.losses[:trained] for rank in record.ranks]).mean(axis=0)
+            losses = record.mean_losses()
             threads = max(rank.threads for rank in record.ranks)
             row.update(
                 step_time_s=float(np.median(step_times_s)),
@@ -84,9 +89,9 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 step_time_max_s=float(step_times_s.max()),
                 peak_memory_bytes=max(rank.peak_memory_bytes for rank in record.ranks),
                 base_memory_bytes=max(rank.base_memory_bytes for rank in record.ranks),
-                first_loss=float(losses[0]),
-                final_loss=float(losses[-1]),
-                losses=losses.tolist(),
+                first_loss=losses[0],
+                final_loss=losses[-1],
+                losses=losses,
                 threads_per_rank=threads,
                 num_steps=work.num_steps,
                 num_warmup_steps=work.num_warmup_steps,
@@ -94,6 +99,9 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 num_skipped_steps=work.num_skipped_steps,
                 num_params=work.num_params,
                 flops_per_token=work.flops_per_token,
+                batch_tokens=work.batch_tokens,
+                padding_frac=padding_frac(record),
+                input_frac=input_frac(record),
                 # Missing means that nothing is replicated; a distance that is not a number must not look the same.
                 replica_distance=_largest_distance(work.replicas),
             )
@@ -108,6 +116,21 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 row["oversubscribed"] = False
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=FRAME_COLUMNS)
+
+
+def padding_frac(record: Record) -> float | None:
+    """Padding over all positions that went through the model in the window; None in records that don't say."""
+    first = record.work.num_warmup_steps if record.work is not None else 0
+    padding = sum(sum(rank.padding[first:]) for rank in record.ranks)
+    tokens = sum(sum(rank.tokens[first:]) for rank in record.ranks)
+    return padding / (padding + tokens) if tokens else None
+
+
+def input_frac(record: Record) -> float | None:
+    """The part of the window in which the rank that did so longest waited for its batches; None in records that don't say."""
+    if not record.ranks or not all(rank.input_times_s for rank in record.ranks):
+        return None
+    return max(sum(rank.input_times_s) / sum(rank.step_times_s) for rank in record.ranks)
 
 
 def _largest_distance(replicas: Replicas | None) -> float | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any, Literal
 
 from pydantic import Field
 
 from bench.plan.cell import Cell
+from bench.results.corpus import Corpus
 from bench.results.metered import Attribution, Outline, RankAttribution
 from bench.results.schema import Schema
 
@@ -49,10 +51,11 @@ class OptimizerSettings(Schema):
 class Witnessed(Schema):
     """What one rank was seen to do in warm-up, by hooks that are gone before the window: one entry a warm-up step.
 
-    `tokens` went into the model. `num_updates` counts how often the optimizer stepped on the same parameters (0 where
-    `skipped`, with most optimizers: the loss scaler found an overflow). `grad_norms` is the L2 norm of the gradients that
-    the optimizer was given here, `None` where it did not step. `optimizers` holds each optimizer and group of parameters
-    whose settings differ; an optimizer that is not torch's is not seen.
+    `tokens` went into the model, and beside them `padding` (positions without a target; empty in records older than
+    it). `num_updates` counts how often the optimizer stepped on the same parameters (0 where `skipped`, with most
+    optimizers: the loss scaler found an overflow). `grad_norms` is the L2 norm of the gradients that the optimizer was
+    given here, `None` where it did not step. `optimizers` holds each optimizer and group of parameters whose settings
+    differ; an optimizer that is not torch's is not seen.
     """
 
     tokens: list[int]
@@ -61,13 +64,16 @@ class Witnessed(Schema):
     skipped: list[bool]
     parameter_dtypes: list[str]
     optimizers: list[OptimizerSettings]
+    padding: list[int] = Field(default_factory=list)
 
 
 class RankRecord(Schema):
     """What one rank measured. `step_times_s` has one entry a step of the window, `losses` one a step from the first
-    warm-up step on: the mean over this rank's tokens. `peak_memory_bytes` is the allocator's peak on CUDA
-    (torch.cuda.max_memory_allocated) and the peak resident set on CPU, `base_memory_bytes` the same before the model
-    was built. `launch_id` is the one that this rank was told."""
+    warm-up step on: the mean over this rank's tokens, and beside each the `tokens` and the `padding` that the rank was
+    dealt, and what its sequences were reckoned to cost (`costs`: model FLOPs, or seconds of sleep). `input_times_s` are
+    the seconds of the window's steps in which the rank waited for its batch. These four are empty in older records.
+    `peak_memory_bytes` is the allocator's peak on CUDA (torch.cuda.max_memory_allocated) and the peak resident set on
+    CPU, `base_memory_bytes` the same before the model was built. `launch_id` is the one that this rank was told."""
 
     launch_id: str | None = None
     rank: int
@@ -79,6 +85,10 @@ class RankRecord(Schema):
     affinity: list[int]
     step_times_s: list[float]
     losses: list[float]
+    tokens: list[int] = Field(default_factory=list)
+    padding: list[int] = Field(default_factory=list)
+    costs: list[float] = Field(default_factory=list)
+    input_times_s: list[float] = Field(default_factory=list)
     peak_memory_bytes: int
     base_memory_bytes: int
     phases: Phases
@@ -97,11 +107,13 @@ class Replicas(Schema):
 
 class Work(Schema):
     """The work that the launch did, as counted by the rank program. `tokens_per_step` is the sum over the ranks of what went
-    into the model in the last step of warm-up."""
+    into the model in the last step of warm-up. `batch_tokens` are those of the global batch of each step from the first warm-up
+    step on, whoever trains on them; empty where all sequences are equally long."""
 
     num_params: int
     flops_per_token: float
     tokens_per_step: int
+    batch_tokens: list[int] = Field(default_factory=list)
     num_warmup_steps: int
     warmup_settled: bool
     num_steps: int
@@ -160,12 +172,27 @@ class Record(Schema):
     deepspeed_config: dict[str, Any] | None = None
     attribution: Attribution | None = None
     outline: Outline | None = None
+    corpus: Corpus | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
     rank_sha256: list[str] = Field(default_factory=list)
 
     def mean_losses(self) -> list[float]:
-        """Loss of each step from the first warm-up step on, the mean over ranks (which have equally many tokens)."""
-        return [sum(losses) / len(losses) for losses in zip(*(rank.losses for rank in self.ranks), strict=True)]
+        """Loss of each step from the first warm-up step on, the mean over the tokens of all ranks. Steps that some rank lacks are
+        left out."""
+        by_step = zip(*(rank.losses for rank in self.ranks), strict=False)
+        if self.cell.equal_lengths or not all(rank.tokens for rank in self.ranks):
+            return [sum(losses) / len(losses) for losses in by_step]
+        tokens = zip(*(rank.tokens for rank in self.ranks), strict=False)
+        return [
+            sum(loss * number for loss, number in zip(losses, numbers, strict=True)) / sum(numbers)
+            for losses, numbers in zip(by_step, tokens, strict=False)
+        ]
+
+    def tokens_per_step(self) -> float:
+        """Tokens of a step over all ranks: those of the cell, or where lengths differ the median over the window's steps, as of
+        step times."""
+        counted = self.work.batch_tokens[self.work.num_warmup_steps :] if self.work is not None else []
+        return statistics.median(counted) if counted and not self.cell.equal_lengths else self.cell.tokens_per_step
 
     def slowest_step_times_s(self) -> list[float]:
         """Seconds of each step of the window, the slowest rank's."""

@@ -19,9 +19,10 @@ CELLS_NAME = "cells.json"
 
 
 class Reference(Schema):
-    """What plain training of a cell's global batches came to, in one process: `losses`, the mean over the global batch of
-    each of the first optimizer steps; or why there are none. `skipped` numbers the steps that the fp16 loss scaler skipped.
-    `cell` is the one of its kind whose micro-batches were taken.
+    """What plain training of a cell's global batches came to, in one process: `losses`, the mean over the global batch
+    of each of the first optimizer steps; or why there are none. `skipped` numbers the steps that the fp16 loss scaler
+    skipped. `tokens` are those of each step's global batch, `corpus_sha256` is of the text they are from. `cell` is the
+    one of its kind whose micro-batches were taken.
     """
 
     schema_version: Literal[1] = 1
@@ -30,6 +31,8 @@ class Reference(Schema):
     reason: str | None = None
     losses: list[float] = Field(default_factory=list)
     skipped: list[int] = Field(default_factory=list)
+    tokens: list[int] = Field(default_factory=list)
+    corpus_sha256: str | None = None
     optimizer: OptimizerSettings | None = None
     device: str | None = None
     torch: str | None = None
@@ -38,7 +41,9 @@ class Reference(Schema):
 
 def reference_path(folder: Path, cell: Cell) -> Path:
     """Where a results folder keeps the reference of all cells that do the same work as `cell`."""
-    digest = hashlib.sha256(json.dumps(cell.work, sort_keys=True).encode("utf-8")).hexdigest()[:12]
+    # What is not asked for is left out, as of the cell's id: references older than the field keep their names.
+    work = {name: value for name, value in cell.work.items() if name != "data" or value}
+    digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode("utf-8")).hexdigest()[:12]
     return folder / FOLDER_NAME / f"{digest}.json"
 
 

@@ -65,16 +65,21 @@ def attribute(
         )
         with injected(injection, meter, trainer, others):
             meter.arm = block.arm
+            # Every block trains on the same batches: arms differ in what they communicate, and in nothing else.
+            trainer.feed.again_from(first, now=len(trainer.results))
             times_s = trainer.timed_steps(NUM_DROPPED_STEPS + block_steps)
             meter.arm = "full"
         block_times_s.append(times_s[NUM_DROPPED_STEPS:])
     results = trainer.results[first:]
+    fed = trainer.feed.fed[first + NUM_DROPPED_STEPS : first + NUM_DROPPED_STEPS + block_steps]
     return plan, RankAttribution(
         block_times_s=block_times_s,
         ledger=ledger,
         injected_ledgers={name: kept.lines() for name, kept in injected_ledgers.items()},
         timeline=timeline.spans(),
         barrier_s=barrier_s,
+        block_tokens=[batch.num_tokens for batch in fed],
+        block_costs=[batch.cost for batch in fed],
         finite=all(math.isfinite(float(result.loss)) for result in results),
         num_skipped_steps=sum(result.skipped for result in results),
     )

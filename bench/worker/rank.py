@@ -23,7 +23,8 @@ from bench.results.launch_file import Launch, record_path
 from bench.results.record import Phases, RankRecord, Record, Work
 from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
-from bench.worker.data.batches import GlobalBatches
+from bench.worker.data.micro_batch import MicroBatch
+from bench.worker.feed import Feed, flops_per_token
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -31,7 +32,7 @@ from bench.worker.meter.memory import MemoryPeak
 from bench.worker.meter.outline import OutlineWatch
 from bench.worker.meter.process_group import BACKEND, Meter, register
 from bench.worker.meter.witness import Witness
-from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy
+from bench.worker.strategies.base import StepLoss, Strategy
 
 WARMUP_BLOCK_STEPS = 3
 WARMUP_TOLERANCE = 0.05
@@ -61,7 +62,11 @@ class Trainer:
         # After the strategy's imports: DeepSpeed's own 100 MiB are not the model's.
         self.memory = MemoryPeak(device)
         self.model: Any = self.strategy.prepare(cell, device)
-        self.batches = GlobalBatches.of_cell(cell, self.model.vocab_size)
+        if cell.paced:
+            self.model.skips_padding = not cell.equal_lengths
+            if cell.slow_rank_frac and dist.get_rank() == cell.world_size - 1:
+                self.model.slow_down(cell.slow_rank_frac)
+        self.feed = Feed(cell, self.model, device, control)
         self.results: list[StepLoss] = []
         # An attribute, so that a disturbance can be put in its place.
         self.input_pipeline = self._micro_batches
@@ -70,19 +75,14 @@ class Trainer:
         """One optimizer step on the next global batch."""
         if self.meter is not None:
             self.meter.begin_step()
-        self.results.append(self.strategy.step(self.input_pipeline(len(self.results))))
+        asked_s = time.perf_counter()
+        micro_batches = self.input_pipeline(len(self.results))
+        self.feed.waited_since(asked_s)
+        self.results.append(self.strategy.step(micro_batches))
+        self.feed.end_step()
 
     def _micro_batches(self, step: int) -> list[MicroBatch]:
-        batches = self.batches.micro_batches(step, dist.get_rank())
-        if self.device.type == "cpu":
-            return batches
-        return [
-            (
-                tokens.pin_memory().to(self.device, non_blocking=True),
-                targets.pin_memory().to(self.device, non_blocking=True),
-            )
-            for tokens, targets in batches
-        ]
+        return self.feed.micro_batches(step)
 
     def timed_steps(self, num_steps: int) -> list[float]:
         """Seconds of each of `num_steps` optimizer steps, begun together by all ranks, and drained at the end."""
@@ -149,6 +149,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     ledger = meter.ledger.close() if meter is not None else []
     peak_bytes = trainer.memory.peak_bytes()
     losses = [float(result.loss) for result in trainer.results]
+    fed = trainer.feed.told(len(losses), num_warmup_steps)
     replicas = trainer.strategy.replica_distance()
     skipped = sum(result.skipped for result in trainer.results[num_warmup_steps:])
     plan, arms = attribute(trainer, launch, meter, ledger) if meter is not None else (None, None)
@@ -170,6 +171,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         affinity=sorted(os.sched_getaffinity(0)),
         step_times_s=step_times_s,
         losses=losses,
+        **fed,
         peak_memory_bytes=peak_bytes,
         base_memory_bytes=trainer.memory.base_bytes,
         phases=Phases(
@@ -191,8 +193,9 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         ranks = [RankRecord(**entry) for entry, _ in gathered]
         work = Work(
             num_params=trainer.model.num_params(),
-            flops_per_token=trainer.model.flops_per_token(cell.seq_len),
+            flops_per_token=flops_per_token(trainer.model, cell, ranks),
             tokens_per_step=sum(rank.witnessed.tokens[-1] for rank in ranks if rank.witnessed is not None),
+            batch_tokens=trainer.feed.batch_tokens(len(losses)),
             num_warmup_steps=num_warmup_steps,
             warmup_settled=settled,
             num_steps=len(step_times_s),
@@ -206,6 +209,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             deepspeed_config=trainer.strategy.deepspeed_config,
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
+            corpus=trainer.feed.corpus,
             ranks=ranks,
             rank_sha256=[sha256 for _, sha256 in gathered],
         )
@@ -245,7 +249,7 @@ def _say(record: Record, path: Path) -> None:
     loss = record.mean_losses()[-1]
     finite = "" if math.isfinite(loss) else " (not finite)"
     print(
-        f"{record.cell.id}: {median_s:.4f} s a step, {record.cell.tokens_per_step / median_s:,.0f} tokens/s, "
+        f"{record.cell.id}: {median_s:.4f} s a step, {record.tokens_per_step() / median_s:,.0f} tokens/s, "
         f"loss {loss:.4f}{finite}; record: {path}",
         flush=True,
     )

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from bench.plan.cell import Cell
 from bench.results.reference import CELLS_NAME, FOLDER_NAME, Reference, reference_path, write_reference
-from bench.worker.data.batches import GlobalBatches
+from bench.worker.data.micro_batch import MicroBatch, mean_loss
+from bench.worker.data.of_cell import batches_of_cell
 from bench.worker.meter.memory import ran_out_of_memory
 from bench.worker.meter.witness import optimizer_settings
 from bench.worker.strategies.adamw import MasterAdamW
@@ -47,27 +48,33 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
     awake = {"forward_s": 0.0, "backward_s": 0.0} if cell.paced else {}
     model = build_cells_model(cell.model_copy(update={"model_options": {**cell.model_options, **awake}}), device)
     optimizer = MasterAdamW(cell, list(model.parameters()), device)
-    batches = GlobalBatches.of_cell(cell, model.vocab_size)
+    batches, corpus = batches_of_cell(cell, model)
     # In half precision each rank's share is summed up as on its rank, where fp16 may overflow, then averaged in float32.
     share = 1 / cell.world_size
-    num_parts = cell.grad_accum_steps * (1 if optimizer.masters else cell.world_size)
+    num_summed = 1 if optimizer.masters else cell.world_size
     losses: list[float] = []
+    num_tokens: list[int] = []
     skipped: list[int] = []
     first_step_s = time.monotonic()
     while len(losses) < num_steps:
         parts: list[Tensor] = []
+        trained: list[MicroBatch] = []
+        num_tokens.append(0)
         for rank in range(cell.world_size):
-            for tokens, targets in batches.micro_batches(len(losses), rank):
+            batch = batches.of_rank(len(losses), rank)
+            num_tokens[-1] += batch.num_tokens
+            for tokens, targets, divisor in batch.micro_batches:
                 loss = model(tokens.to(device), targets.to(device))
-                optimizer.backward(loss / num_parts)
+                optimizer.backward(loss / (divisor * num_summed))
                 parts.append(loss.detach())
+            trained += batch.micro_batches
             optimizer.take(share)
             if rank == 0 and not losses:
                 parts[-1].item()
                 _check_pace(MIN_STEPS * cell.world_size * (time.monotonic() - first_step_s), budget_s)
         if optimizer.step():
             skipped.append(len(losses))
-        losses.append(float(torch.stack(parts).mean()))
+        losses.append(float(mean_loss(parts, trained)))
         spent_s = time.monotonic() - first_step_s
         if len(losses) >= MIN_STEPS and spent_s * (1 + 1 / len(losses)) > budget_s:
             break
@@ -76,6 +83,8 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
         outcome="ok",
         losses=losses,
         skipped=skipped,
+        tokens=num_tokens,
+        corpus_sha256=corpus.sha256,
         optimizer=optimizer_settings(optimizer.optimizer, optimizer.optimizer.param_groups[0]),
         device=str(device),
         torch=torch.__version__,

@@ -13,6 +13,7 @@ _ENTERED_S = time.monotonic()
 
 import argparse  # noqa: E402
 import datetime  # noqa: E402
+import json  # noqa: E402
 import os  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
@@ -25,6 +26,7 @@ from pydantic import ValidationError  # noqa: E402
 
 from bench.errors import ScalebenchError, SuiteError  # noqa: E402
 from bench.plan.cell import Cell  # noqa: E402
+from bench.plan.corpus_files import check_workload  # noqa: E402
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config  # noqa: E402
 from bench.results.launch_file import Failure, Launch, failure_path, log_path, process_path, read_launch  # noqa: E402
 from bench.results.store import write_atomically  # noqa: E402
@@ -73,6 +75,7 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
         found = "missing" if first["type"] == "missing" else f"found {first['input']!r}; {first['msg']}"
         raise SuiteError(f"--{name}: {found}", hint="see --help") from error
     check_deepspeed_config(cell)
+    check_workload(cell)
     launch = Launch(
         launch_id=uuid.uuid4().hex[:12],
         cell=cell,
@@ -88,6 +91,11 @@ def _value(name: str, text: str) -> Any:
     if name == "model_options":
         pairs = (pair.partition("=") for pair in text.split(","))
         return {key: _number(value) for key, _, value in pairs}
+    if name == "mixture":
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
     annotation = str(Cell.model_fields[name].annotation)
     if "bool" in annotation:
         return _BOOLEAN.get(text.lower(), text)

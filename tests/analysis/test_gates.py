@@ -146,6 +146,28 @@ def test_a_paced_step_is_not_shorter_than_its_sleeps() -> None:
     )
 
 
+def test_a_paced_step_of_few_tokens_sleeps_for_these() -> None:
+    """Where lengths differ each rank and step has a floor of its own, and a slow rank a higher one."""
+    padded = cell(
+        **{"model": "paced-nano", "seq_len": 256, "batching": "padded", "length_spread": 0.5, "slow_rank_frac": 0.5}
+    )
+    fed = {"tokens": [256] * 6 + [64] * 5, "padding": [0] * 11, "costs": [1.0] * 11}
+    made = synthetic.launch(padded, step_times_s=[[0.14] * 5] * 2)
+    assert made.work is not None
+
+    def judged(tokens: list[int]) -> list[str]:
+        ranks = [rank.model_copy(update={**fed, "tokens": tokens}) for rank in made.ranks]
+        total = [2 * number for number in tokens]
+        return faults(
+            made.model_copy(update={"ranks": ranks, "work": made.work.model_copy(update={"batch_tokens": total})})
+        )
+
+    # 64 tokens are 90 ms, on the slow rank 135 ms; 80 tokens would be 169 ms there.
+    assert judged(fed["tokens"]) == []
+    [reason] = judged([256] * 6 + [64, 64, 80, 64, 64])
+    assert reason.startswith("impossible: step 2 of rank 1 took 0.14 s, expected at least the 0.1688 s")
+
+
 def test_a_cross_entropy_is_not_negative() -> None:
     assert faults(record(cell(), losses=[8.0, -0.5])) == [
         "impossible: loss of rank 0 in step 1 is -0.5, expected at least 0"

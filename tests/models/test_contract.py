@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.build import LanguageModel, build_model
+from models.layers import IGNORED
 
 GPT_SIZES = {"num_layers": 2, "num_heads": 4, "hidden_size": 64, "vocab_size": 512, "max_seq_len": 64}
 PACED_SIZES = {"num_layers": 2, "hidden_size": 64, "vocab_size": 512, "forward_s": 1e-4, "backward_s": 1e-4}
@@ -133,3 +134,23 @@ def test_a_sequence_that_is_too_long_is_refused(name: str) -> None:
 def test_wrong_names_are_refused_and_the_nearest_is_named(name: str, options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_model(name, options, seq_len=8, seed=0, device="cpu", dtype=torch.float32)
+
+
+@every_model
+def test_padding_is_in_no_loss(name: str) -> None:
+    """Rows of unequal length, filled up behind their end: the loss is the mean over what is no padding."""
+    model, (tokens, targets) = build(name), batch()
+    padded, lengths = targets.clone(), [32, 7, 1, 20]
+    for row, length in enumerate(lengths):
+        padded[row, length:] = IGNORED
+    losses = [model(tokens[row : row + 1, :n], targets[row : row + 1, :n]) * n for row, n in enumerate(lengths)]
+    assert model(tokens, padded).item() == pytest.approx(torch.stack(losses).sum().item() / sum(lengths), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt-nano", "hf:gpt2", "hf:llama"])
+@pytest.mark.parametrize("length", [1, 13, 32])
+def test_what_a_sequence_costs_is_its_flops(name: str, length: int) -> None:
+    model = build(name)
+    per_token, per_pair = model.sequence_cost(32)
+    assert per_token > 0 and per_pair > 0
+    assert per_token * length + per_pair * length**2 == pytest.approx(length * model.flops_per_token(length), rel=1e-9)

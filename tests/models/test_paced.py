@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.build import build_model
+from models.layers import IGNORED
 from models.paced import PacedLM
 
 FORWARD_S, BACKWARD_S = 0.03, 0.05
@@ -41,6 +42,26 @@ def test_forward_and_backward_take_the_stated_seconds(batch: int, seq: int, shar
     assert middle - started >= 3 * FORWARD_S * share
     assert ended - middle >= 3 * BACKWARD_S * share
     assert cpu_s < 0.9 * model.paced_seconds(tokens.numel())
+
+
+def test_padding_is_not_slept_for_where_it_may_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = _model(), _batch(2, 128)
+    targets = tokens.clone()
+    targets[1, 32:] = IGNORED
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    for skips, num_tokens in ((False, 256), (True, 160)):
+        slept.clear()
+        model.skips_padding = skips
+        model(tokens, targets).backward()
+        assert sum(slept) == pytest.approx(model.paced_seconds(num_tokens))
+    slept.clear()
+    model.slow_down(0.5)
+    model(tokens, targets).backward()
+    # What a sequence is reckoned to cost is not changed by it: nobody was told.
+    assert (
+        sum(slept) == pytest.approx(1.5 * model.paced_seconds(160)) == pytest.approx(240 * model.sequence_cost(256)[0])
+    )
 
 
 def test_gradients_become_ready_block_by_block_with_a_sleep_before_each() -> None:

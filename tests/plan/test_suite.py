@@ -42,7 +42,7 @@ def test_a_grid_is_a_product(tmp_path: Path) -> None:
 
 
 def test_shipped_suites_hold_what_they_promise() -> None:
-    assert shipped_suites() == ["accumulation", "instrument", "quick", "v100-8"]
+    assert shipped_suites() == ["accumulation", "balance", "instrument", "quick", "v100-8"]
     quick = [planned.cell for planned in load_suite("quick").cells]
     nano = {(c.strategy, c.world_size, c.grad_accum_steps) for c in quick if c.model == "gpt-nano"}
     zeros = ["ddp", "zero0", "zero1", "zero2", "zero3"]
@@ -54,6 +54,9 @@ def test_shipped_suites_hold_what_they_promise() -> None:
     }
     assert metered == {(s, w) for s in ("ddp", "zero2", "zero3") for w in (1, 2)}
     assert all(p.settings.attribution_launches == p.settings.launches == 2 for p in load_suite("instrument").cells)
+    uneven = [planned.cell for planned in load_suite("balance").cells]
+    assert all(cell.paced and cell.batching == "padded" for cell in uneven)
+    assert {cell.partition for cell in uneven if cell.slow_rank_frac} == {"contiguous", "karmarkar_karp", "dynamic"}
     reference = load_suite("v100-8")
     assert not any(planned.skip_reason for planned in reference.cells)
     found = {(p.cell.model, p.cell.world_size, p.cell.grad_accum_steps, p.cell.scaling) for p in reference.cells}

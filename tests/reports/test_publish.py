@@ -61,7 +61,18 @@ def test_the_page_needs_nothing_else(quick: Path) -> None:
 def test_every_table_can_be_read_back(quick: Path) -> None:
     tables = {path.stem: pd.read_csv(path) for path in (quick / "report" / "tables").glob("*.csv")}
     assert set(tables) == {
-        *("scaling", "ranking", "efficiency", "ranks", "traffic", "launches", "phases", "not_ok", "environment"),
+        *(
+            "scaling",
+            "ranking",
+            "efficiency",
+            "ranks",
+            "balance",
+            "traffic",
+            "launches",
+            "phases",
+            "not_ok",
+            "environment",
+        ),
         *("certainty", "memory", "projected", "alarms"),
     }
     assert tables["scaling"].columns.tolist() == COLUMNS

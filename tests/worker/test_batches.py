@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.worker.data.batches import MARKOV_ENTROPY_NATS, GlobalBatches
+from bench.worker.data.batches import GlobalBatches
+from bench.worker.data.markov import MARKOV_ENTROPY_NATS
 
 
 def _global_batch(batches: GlobalBatches, step: int) -> torch.Tensor:
@@ -85,7 +86,7 @@ def test_the_best_bigram_model_reaches_the_entropy_on_data_it_has_not_seen() -> 
     """Cross entropy of the true transition table, built from the ring alone, on fresh sequences."""
     batches = GlobalBatches(4096, 128, 256, 1, 1, seed=0)
     place = torch.empty(4096, dtype=torch.int64)
-    place[torch.from_numpy(batches.ring)] = torch.arange(4096)
+    place[torch.from_numpy(batches.source.ring)] = torch.arange(4096)
     ((tokens, targets),) = batches.micro_batches(7, 0)
     distance = (place[targets] - place[tokens]) % 4096
     loss = -torch.tensor([0.5, 0.25, 0.125, 0.125]).log()[distance - 1].mean().item()

@@ -53,6 +53,20 @@ def test_tokens_updates_and_norms_by_step() -> None:
     ]
 
 
+def test_padding_is_no_token() -> None:
+    class Causal(Model):
+        def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return super().forward(tokens)
+
+    model, results = Causal(), []
+    witness = Witness(model, results)
+    with witness.watching():
+        model(torch.tensor([[0, 1, 2, 3]] * 2), torch.tensor([[1, 2, 3, 0], [1, -100, -100, -100]]))
+        results.append(SimpleNamespace(skipped=False))
+    found = witness.witnessed()
+    assert (found.tokens, found.padding) == ([5], [3])
+
+
 def test_nothing_is_left_behind() -> None:
     model, results = Model(), []
     optimizer = MasterAdamW(CELL, list(model.parameters()), torch.device("cpu"))

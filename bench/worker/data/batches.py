@@ -1,8 +1,7 @@
-"""What is trained on: the global batches of the corpus `markov`, the same however they are split over ranks."""
+"""What is trained on where all sequences are equally long: the global batches of `markov`, the same however they are split."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,23 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.plan.cell import Cell
-
-# The source steps ahead by one of these offsets, with these probabilities: 1.75 bits a token.
-MARKOV_OFFSETS = (1, 2, 3, 4)
-MARKOV_PROBABILITIES = (0.5, 0.25, 0.125, 0.125)
-MARKOV_ENTROPY_NATS = -sum(p * math.log(p) for p in MARKOV_PROBABILITIES)
-
-# Offset by the low three bits of a random byte: probabilities are eighths, so one byte decides without bias.
-_OFFSET_OF_BYTE = np.repeat(MARKOV_OFFSETS, [int(8 * p) for p in MARKOV_PROBABILITIES])[np.arange(256) % 8]
+from bench.worker.data.markov import Markov
 
 
 @dataclass(frozen=True)
 class GlobalBatches:
-    """The micro-batches of every rank and step, from a seeded source whose entropy rate is known in closed form.
-
-    The source walks a ring on which the `vocab_size` tokens lie in an order drawn from `seed`: each token is followed
-    by the one 1, 2, 3 or 4 places on, with probabilities 1/2, 1/4, 1/8, 1/8. So the best possible loss of a model that
-    sees one token or more is `MARKOV_ENTROPY_NATS` = 1.75 ln 2 = 1.2130 nats, and of one that sees none ln(vocab_size).
+    """The micro-batches of every rank and step, from the source `markov`.
 
     A sequence depends on (seed, step, its index in the global batch) alone. Rank r trains on the r-th contiguous slice
     of the global batch, its micro-batches in order. Hence any split of the same `global_batch_size` into micro-batches,
@@ -56,13 +44,10 @@ class GlobalBatches:
         )
 
     def __post_init__(self) -> None:
-        if self.vocab_size < len(MARKOV_OFFSETS):
-            raise ValueError(f"vocab_size: found {self.vocab_size}, expected at least {len(MARKOV_OFFSETS)}")
+        Markov(self.vocab_size, self.seed)
         for name in ("seq_len", "micro_batch_size", "grad_accum_steps", "world_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed: found {self.seed}, expected 0 <= seed < 2**63")
 
     @property
     def global_batch_size(self) -> int:
@@ -70,9 +55,9 @@ class GlobalBatches:
         return self.micro_batch_size * self.grad_accum_steps * self.world_size
 
     @cached_property
-    def ring(self) -> npt.NDArray[np.int64]:
-        """The tokens in the order in which they lie on the ring, (vocab_size,)."""
-        return np.random.default_rng(self.seed).permutation(self.vocab_size)
+    def source(self) -> Markov:
+        """Where the tokens come from."""
+        return Markov(self.vocab_size, self.seed)
 
     def micro_batches(self, step: int, rank: int) -> list[tuple[Tensor, Tensor]]:
         """The micro-batches of `rank` in optimizer step `step` (from 0): grad_accum_steps pairs (tokens, targets).
@@ -82,19 +67,14 @@ class GlobalBatches:
         if step < 0 or not 0 <= rank < self.world_size:
             raise ValueError(f"found step {step}, rank {rank}, expected step >= 0, 0 <= rank < {self.world_size}")
         per_rank = self.micro_batch_size * self.grad_accum_steps
-        sequences = torch.from_numpy(self._sequences(step, rank * per_rank, per_rank))
-        return [
-            (part[:, :-1].contiguous(), part[:, 1:].contiguous())
-            for part in torch.split(sequences, self.micro_batch_size)
-        ]
+        # Copied by numpy: torch would do it with threads of its own, beside those of training.
+        sequences = [self.source.sequence(step, rank * per_rank + index, self.seq_len + 1) for index in range(per_rank)]
+        found = []
+        for first in range(0, per_rank, self.micro_batch_size):
+            rows = np.stack(sequences[first : first + self.micro_batch_size])
+            found.append((_tensor(rows[:, :-1]), _tensor(rows[:, 1:])))
+        return found
 
-    def _sequences(self, step: int, first: int, count: int) -> npt.NDArray[np.int64]:
-        """Sequences `first` to `first + count` of a step's global batch, (count, seq_len + 1)."""
-        walk = np.empty((count, self.seq_len + 1), dtype=np.int64)
-        for row in range(count):
-            # Step and index stand in the high words of Philox's counter, which a sequence advances in the lowest:
-            # every sequence has a stream of its own, found without hashing.
-            source = np.random.Philox(key=[self.seed, 0], counter=[0, 0, first + row, step])
-            walk[row, 0] = source.random_raw() % self.vocab_size
-            walk[row, 1:] = _OFFSET_OF_BYTE[np.frombuffer(np.random.Generator(source).bytes(self.seq_len), np.uint8)]
-        return self.ring[np.cumsum(walk, axis=1) % self.vocab_size]
+
+def _tensor(rows: npt.NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows))

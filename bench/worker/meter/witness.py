@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench.results.record import OptimizerSettings, Witnessed
+from bench.worker.data.micro_batch import IGNORED
 
 
 class _Result(Protocol):
@@ -29,9 +30,10 @@ class Witness:
     def __init__(self, model: nn.Module, results: Sequence[_Result]) -> None:
         self._model = model
         self._results = results
-        self._tokens: Counter[int] = Counter()
+        self._inputs: Counter[int] = Counter()
+        # These two are read after warm-up: reading one would synchronise the device.
+        self._padding: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._updates: defaultdict[int, Counter[int]] = defaultdict(Counter)
-        # Read after warm-up: reading one would synchronise the device.
         self._norms: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._optimizers: list[OptimizerSettings] = []
 
@@ -49,8 +51,10 @@ class Witness:
                 hook.remove()
 
     def _forward(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        tokens = next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor))
-        self._tokens[len(self._results)] += tokens.numel()
+        tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
+        self._inputs[len(self._results)] += tensors[0].numel()
+        # Tokens come first, their targets behind them.
+        self._padding[len(self._results)] += [(targets == IGNORED).sum() for targets in tensors[1:2]]
 
     def _updated(self, optimizer: torch.optim.Optimizer, arguments: Any, named: Any) -> None:
         """DeepSpeed steps its inner torch optimizer too, once for each partition of the parameters that it works on: so what
@@ -68,8 +72,10 @@ class Witness:
     def witnessed(self) -> Witnessed:
         """What was seen so far: an entry a step."""
         steps = range(len(self._results))
+        padding = [sum(int(number) for number in self._padding[step]) for step in steps]
         return Witnessed(
-            tokens=[self._tokens[step] for step in steps],
+            tokens=[self._inputs[step] - padding[step] for step in steps],
+            padding=padding,
             num_updates=[max(self._updates[step].values(), default=0) for step in steps],
             grad_norms=[_root_of_squares(self._norms[step]) for step in steps],
             skipped=[result.skipped for result in self._results],

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
+from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from models.build import LanguageModel, build_model
 
-MicroBatch = tuple[Tensor, Tensor]
+__all__ = ["DTYPES", "MicroBatch", "StepLoss", "Strategy", "build_cells_model", "distance_to_rank_0", "mean_loss"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +43,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
-        """One optimizer step over this rank's micro-batches, tokens and targets of shape (micro_batch_size, seq_len)."""
+        """One optimizer step over this rank's micro-batches, `grad_accum_steps` of them. The gradient is the mean over ranks
+        of the gradients of their sums of loss / divisor, whatever the number of tokens of each."""
 
     @abstractmethod
     def finish(self) -> None:

@@ -20,6 +20,7 @@ from bench.worker.strategies.base import (
     Strategy,
     build_cells_model,
     distance_to_rank_0,
+    mean_loss,
 )
 
 
@@ -30,7 +31,6 @@ class DDP(Strategy):
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         dtype = DTYPES[cell.precision]
         self._model = build_cells_model(cell, device)
-        self._grad_accum_steps = cell.grad_accum_steps
         bucket_cap_mb: float | None = None
         if cell.profile == "matched":
             bucket_cap_mb = bucket_elements(self._model.num_params()) * dtype.itemsize / 2**20
@@ -47,14 +47,14 @@ class DDP(Strategy):
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         losses: list[Tensor] = []
         last = len(micro_batches) - 1
-        for index, (tokens, targets) in enumerate(micro_batches):
+        for index, (tokens, targets, divisor) in enumerate(micro_batches):
             with self._ddp.no_sync() if index < last else contextlib.nullcontext():
                 loss = self._ddp(tokens, targets)
-                self._optimizer.backward(loss / self._grad_accum_steps)
+                self._optimizer.backward(loss / divisor)
             losses.append(loss.detach())
         self._optimizer.take()
         skipped = self._optimizer.step()
-        return StepLoss(torch.stack(losses).mean(), skipped)
+        return StepLoss(mean_loss(losses, micro_batches), skipped)
 
     def finish(self) -> None:
         """Nothing is in flight: backward waits for its buckets, and the optimizer has run."""

@@ -12,7 +12,14 @@ from torch import Tensor
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
 from bench.results.record import Replicas
-from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy, build_cells_model, distance_to_rank_0
+from bench.worker.strategies.base import (
+    MicroBatch,
+    StepLoss,
+    Strategy,
+    build_cells_model,
+    distance_to_rank_0,
+    mean_loss,
+)
 from models.build import model_class
 
 
@@ -27,6 +34,7 @@ class Zero(Strategy):
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         # zero.Init needs the file, whose buckets scale with the model: then its size is taken from an outline on `meta`.
         partitioned = cell.strategy == "zero3" and model_class(cell.model).supports_zero_init
+        self._grad_accum_steps = cell.grad_accum_steps
         model = build_cells_model(cell, torch.device("meta") if partitioned else device)
         self.deepspeed_config = resolve_deepspeed_config(cell, model.num_params())
         if partitioned:
@@ -42,12 +50,14 @@ class Zero(Strategy):
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         losses: list[Tensor] = []
         skipped_before = self._engine.skipped_steps
-        for tokens, targets in micro_batches:
+        for tokens, targets, divisor in micro_batches:
             loss = self._engine(tokens, targets)
-            self._engine.backward(loss)
+            # The engine itself divides by the number of micro-batches.
+            share = self._grad_accum_steps / divisor
+            self._engine.backward(loss if share == 1 else loss * share)
             self._engine.step()
             losses.append(loss.detach())
-        return StepLoss(torch.stack(losses).mean(), self._engine.skipped_steps > skipped_before)
+        return StepLoss(mean_loss(losses, micro_batches), self._engine.skipped_steps > skipped_before)
 
     def finish(self) -> None:
         """Nothing is in flight: the engine's step ends with the parameters gathered (stage 3 gathers at use)."""
