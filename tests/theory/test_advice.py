@@ -159,6 +159,8 @@ def test_bad_input_is_one_line(
 @pytest.mark.slow
 def test_the_first_choice_is_measured_where_it_can_be(scalebench: Scalebench, tmp_path: Path) -> None:
     asked = ("--model", "paced-nano", "--machine", "cpu-gloo", "--global-batch-size", "2", "--max-world-size", "2")
+    # Short sequences, because a paced model sleeps for each token.
+    asked += ("--seq-len", "32")
     done = scalebench("advise", *asked, "--verify", "1", "--output", tmp_path / "measured")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "measured.yaml").exists() and (tmp_path / "measured" / "report" / "index.html").exists()

@@ -176,7 +176,8 @@ def burnt(core: int, folder: Path) -> Iterator[None]:
     pinning = threading.Thread(target=pin)
     pinning.start()
     burn = ["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"]
-    burners = [subprocess.Popen(burn) for _ in range(NUM_BURNERS)]
+    # In sessions of their own, because Linux shares a core out by session, and the ranks have one too.
+    burners = [subprocess.Popen(burn, start_new_session=True) for _ in range(NUM_BURNERS)]
     try:
         yield
     finally:
