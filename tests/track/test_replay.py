@@ -11,6 +11,9 @@ from tests.command_line import ROOT, command_environment
 from tests.track.planted import CELLS, DDP, Story
 
 
+pytestmark = pytest.mark.slow
+
+
 def pytest_here(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)]
     environment = {name: value for name, value in command_environment().items() if not name.startswith("PYTEST_")}
