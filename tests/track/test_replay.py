@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.command_line import ROOT, command_environment
 from tests.track.planted import CELLS, DDP, Story
-
 
 pytestmark = pytest.mark.slow
 
