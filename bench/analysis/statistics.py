@@ -49,23 +49,13 @@ class Estimate:
 
     def __truediv__(self, other: Estimate) -> Estimate:
         """The ratio of two independent figures."""
-        return self._joined(other, self.value / other.value)
-
-    def __mul__(self, other: Estimate) -> Estimate:
-        """The product of two independent figures."""
-        return self._joined(other, self.value * other.value)
-
-    def _joined(self, other: Estimate, value: float) -> Estimate:
+        value = self.value / other.value
         if self.error_frac is None or other.error_frac is None or self.degrees is None or other.degrees is None:
             return Estimate(value)
         mine, others = self.error_frac**2, other.error_frac**2
         # Welch and Satterthwaite: the degrees of freedom of a sum of unequal variances.
         spread = mine**2 / self.degrees + others**2 / other.degrees
         return Estimate(value, math.sqrt(mine + others), (mine + others) ** 2 / spread if spread else math.inf)
-
-    def scaled(self, factor: float) -> Estimate:
-        """The figure times what is known exactly."""
-        return replace(self, value=self.value * factor)
 
 
 @dataclass(frozen=True)
