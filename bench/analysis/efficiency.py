@@ -85,7 +85,7 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
     stragglers = {found.useful.straggler for _, found in launches}
     row: dict[str, Any] = {
         **cell.model_dump(include={*_CELL}),
-        "contender": cell.strategy,
+        "contender": cell.contender,
         # A cell without timing launches has no other words for what sets it apart.
         "setting": ", ".join(word for word in (cell.data, cell.partition) if word) if cell.data else "",
         "keeps": f"accumulation {cell.grad_accum_steps}",

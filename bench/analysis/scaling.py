@@ -122,9 +122,6 @@ def _cell(tried: list[dict[str, Any]]) -> dict[str, Any]:
     row.update(
         launches=len(ok),
         launches_tried=len(tried),
-        contender=row["strategy"]
-        if pd.isna(row["deepspeed_config"])
-        else f"{row['strategy']} ({row['deepspeed_config']})",
         # On GPUs the launcher, not the user, sets the threads, and some set them by world size: not a setting there.
         threads=row["threads_per_rank"] if row["device_type"] == "cpu" else None,
         **{name: _known(shown, name, statistics.fmean) for name in _MEANS},

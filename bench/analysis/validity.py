@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.plan.cell import EQUAL_WORK
+from bench.plan.strategies import STRATEGIES
 from bench.results.reference import Reference
 
 # Relative L2 distance between replicas that synchronise at every step. They start equal and add equal gradients, so that
@@ -18,8 +19,9 @@ REPLICA_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3, "fp16": 1e-3}
 # Relative difference of two losses of equal work: order of summation only.
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
-# Strategies whose replicas drift apart by design. A strategy that is not named here is held to the gates.
-DRIFTING: frozenset[str] = frozenset()
+# A strategy that is in neither is held to the gates.
+DRIFTING = frozenset(name for name, spec in STRATEGIES.items() if spec.drifting)
+OTHER_WORK = frozenset(name for name, spec in STRATEGIES.items() if not spec.equal_work)
 
 # What the gates look at.
 _ASKED = [
@@ -48,7 +50,7 @@ def judge(
     found = {index: [why for gate in GATES if (why := gate(row))] for index, row in _rows(ok)}
     for index, launch_id in ok["launch_id"].items():
         found[index] += known.get(launch_id, ())
-    held = ok[~ok["strategy"].isin(DRIFTING)]
+    held = ok[~ok["strategy"].isin(OTHER_WORK)]
     # The profile `matched` settles the optimizer; a wrong one there is no excuse for other losses.
     held = held.assign(optimizer=held["optimizer"].where(held["profile"] == "tuned"))
     apart = _leaves_plain_training(held, references)

@@ -10,13 +10,12 @@ from pydantic import Field, model_validator
 
 import models
 from bench.errors import SuiteError, nearest
-from bench.plan.strategies import STRATEGIES
+from bench.plan.strategies import STRATEGIES, OptionValue
 from bench.plan.workload import Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
 Profile = Literal["matched", "tuned"]
-OptionValue = int | float | bool | str
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -33,12 +32,14 @@ class Cell(Workload):
     Two launches of equal cells do equal work. `seq_len` defaults to the preset's longest sequence. `steps` counts the
     optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
     latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU). What is
-    trained on, and which rank trains on what, is the `Workload`'s part.
+    trained on, and which rank trains on what, is the `Workload`'s part. `strategy_options` are the strategy's own settings
+    (bench/plan/strategies.py).
     """
 
     model: str
     model_options: dict[str, OptionValue] = Field(default={})
     strategy: str
+    strategy_options: dict[str, OptionValue] = Field(default={})
     world_size: Count
     micro_batch_size: Count = 1
     grad_accum_steps: Count = 1
@@ -73,6 +74,7 @@ class Cell(Workload):
                 f"strategy: found {self.strategy!r}, expected a known strategy",
                 hint=nearest(self.strategy, STRATEGIES),
             )
+        self._check_strategy_options()
         if self.model in models.PRESETS:
             sizes = models.PRESETS[self.model][1]
             for option, value in self.model_options.items():
@@ -103,6 +105,36 @@ class Cell(Workload):
                 hint="choose karmarkar_karp, or another strategy",
             )
         return self
+
+    def _check_strategy_options(self) -> None:
+        known = STRATEGIES[self.strategy].options
+        for option, value in self.strategy_options.items():
+            if option not in known:
+                raise SuiteError(
+                    f"strategy_options: {self.strategy} has no option {option!r}",
+                    hint=nearest(option, known) if known else "take the key out",
+                )
+            if type(value) is not type(known[option]) and not (type(value) is int and type(known[option]) is float):
+                kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
+                    type(known[option])
+                ]
+                raise SuiteError(f"strategy_options.{option}: found {value!r}, expected {kind}")
+
+    @property
+    def options(self) -> dict[str, OptionValue]:
+        """The strategy's settings: those of the cell, defaults for the others."""
+        return {**STRATEGIES[self.strategy].options, **self.strategy_options}
+
+    @property
+    def strategy_words(self) -> str:
+        """The strategy's own settings in words; "" where all are at their default."""
+        return ", ".join(f"{name} {value}" for name, value in sorted(self.strategy_options.items()))
+
+    @property
+    def contender(self) -> str:
+        """The strategy as tables and charts name it: with its settings and DeepSpeed file where the cell has its own."""
+        words = ", ".join(filter(None, (self.strategy_words, self.deepspeed_config)))
+        return f"{self.strategy} ({words})" if words else self.strategy
 
     @property
     def global_batch_size(self) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+OptionValue = int | float | bool | str
 
 
 @dataclass(frozen=True)
@@ -11,12 +14,18 @@ class StrategySpec:
 
     `target` is "module:class", imported by the rank program alone. `deepspeed_config` names the file in ds_configs/ that
     the strategy starts from, `None` for a strategy that does not use DeepSpeed. `zero_stage` is the stage that this
-    file must have.
+    file must have. `options` are the strategy's own settings with their defaults (a cell's `strategy_options`).
+    `equal_work` is False where the losses are others than those of full synchronisation by nature (delayed, asynchronous
+    or lossy communication): such a strategy is compared by loss against time, never by its step time alone. `drifting` is
+    True where replicas differ at the end of a step by design.
     """
 
     target: str
     deepspeed_config: str | None = None
     zero_stage: int | None = None
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    equal_work: bool = True
+    drifting: bool = False
 
 
 _DEEPSPEED = "bench.worker.strategies.zero:Zero"

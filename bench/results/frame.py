@@ -12,7 +12,8 @@ from bench.results.record import Record, Replicas
 
 FRAME_COLUMNS = [
     *("suite", "sequence", "launch_id", "kind", "twin", "cell_id", "model", "model_options", "strategy", "scaling"),
-    *("world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size", "seq_len", "tokens_per_step"),
+    *("contender", "strategy_options", "world_size", "grad_accum_steps", "micro_batch_size", "global_batch_size"),
+    *("seq_len", "tokens_per_step"),
     *("precision", "profile", "corpus", "activation_checkpointing", "learning_rate", "weight_decay"),
     *("deepspeed_config", "seed", "steps", "max_warmup_steps", "threads_per_rank", "paced", "oversubscribed"),
     *("outcome", "reason", "evidence", "started_at"),
@@ -39,13 +40,16 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     skipped_warmup_steps (list of the numbers of the warm-up steps that the loss scaler of any rank skipped), corpus_sha256,
     batch_tokens (list, tokens of each step's global batch where lengths differ), padding_frac (of the positions that went
     through the model in the window), input_frac (largest over ranks of the window's seconds spent waiting for a batch).
-    tokens_per_step is the median over the window where lengths differ. What was not measured is missing (None or NaN).
+    tokens_per_step is the median over the window where lengths differ. contender is the strategy with its options and its
+    own DeepSpeed file, strategy_options these options alone, in words. What was not measured is missing (None or NaN).
     """
     rows: list[dict[str, Any]] = []
     for record in records:
         cell, work, environment = record.cell, record.work, record.environment
-        row: dict[str, Any] = cell.model_dump(exclude={"model_options", "mixture"})
+        row: dict[str, Any] = cell.model_dump(exclude={"model_options", "strategy_options", "mixture"})
         row["model_options"] = cell.work["model_options"]
+        row["strategy_options"] = cell.strategy_words
+        row["contender"] = cell.contender
         row["data"] = cell.data
         row.update(
             suite=record.suite,

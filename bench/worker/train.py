@@ -88,9 +88,9 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
 
 def _value(name: str, text: str) -> Any:
     """A flag's text as the type of the cell's field."""
-    if name == "model_options":
+    if name in ("model_options", "strategy_options"):
         pairs = (pair.partition("=") for pair in text.split(","))
-        return {key: _number(value) for key, _, value in pairs}
+        return {key: _BOOLEAN.get(value, _number(value)) for key, _, value in pairs}
     if name == "mixture":
         try:
             return json.loads(text)

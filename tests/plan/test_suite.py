@@ -263,3 +263,8 @@ def test_no_suite_ends_in_a_traceback(
         assert error.exit_code == 2
     else:
         assert suite.cells
+
+
+def test_strategy_options_are_the_strategys_own() -> None:
+    with pytest.raises(SuiteError, match="strategy_options: ddp has no option 'rank'"):
+        Cell(model="gpt-nano", strategy="ddp", world_size=2, strategy_options={"rank": 4})
