@@ -87,7 +87,7 @@ def _several(diagnosis: Diagnosis, width: int) -> list[RenderableType]:
     if overall:
         parts += [_single(overall), Text()]
     of_hosts = [finding for finding in diagnosis.findings if finding.host is not None]
-    nowhere = _nowhere_checked(of_hosts, len(diagnosis.hosts))
+    nowhere = _nowhere_checked(of_hosts)
     checks = list(dict.fromkeys(finding.check for finding in of_hosts if finding.check not in nowhere))
     name_width = max((len(check) for check in checks), default=5) + 2
     roomy = (width - name_width) // len(diagnosis.hosts) >= _LEAST_COLUMN
@@ -101,15 +101,15 @@ def _several(diagnosis: Diagnosis, width: int) -> list[RenderableType]:
     return parts
 
 
-def _nowhere_checked(findings: Sequence[Finding], num_hosts: int) -> dict[str, str]:
-    """Checks that no host could make, all for one reason: check -> reason."""
+def _nowhere_checked(findings: Sequence[Finding]) -> dict[str, str]:
+    """Checks that could be made on no host, all for one reason: check -> reason."""
     by_check: dict[str, list[Finding]] = {}
     for finding in findings:
         by_check.setdefault(finding.check, []).append(finding)
     return {
         check: of_it[0].found
         for check, of_it in by_check.items()
-        if len(of_it) == num_hosts and {(one.status, one.found) for one in of_it} == {("not checked", of_it[0].found)}
+        if {(one.status, one.found) for one in of_it} == {("not checked", of_it[0].found)}
     }
 
 

@@ -18,19 +18,10 @@ _MUST_BE_EQUAL = ("Python", "torch", "CUDA", "NCCL", "DeepSpeed")
 
 @dataclass(frozen=True)
 class Heard:
-    """A reading that came from a host, and when it was asked for and there, by the clock of this machine."""
+    """A reading that came from a host, and between which bounds its clock is ahead of this machine's, in seconds."""
 
     reading: Reading
-    asked_at_s: float
-    answered_at_s: float
-
-    @property
-    def clock_ahead_s(self) -> tuple[float, float]:
-        """Between which bounds the host's clock is ahead of this machine's: it read after it was asked and before it answered."""
-        return (
-            self.reading.ended_at_s - self.answered_at_s,
-            self.reading.started_at_s - self.asked_at_s,
-        )
+    clock_ahead_s: tuple[float, float]
 
 
 def judge(heard: Sequence[Heard]) -> list[Finding]:
