@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from bench.errors import LaunchError
-from bench.launch.launcher import MARK
+from bench.launch.variables import MARK
 from bench.results.launch_file import process_path, read_failures, record_path
 
 POLL_S = 0.1
