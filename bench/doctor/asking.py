@@ -45,7 +45,9 @@ def _ask(host: str, folder: Path, hosts: Sequence[str], over_ssh: bool) -> Answe
     # A short command first: it says in a second whether the host can be used, and tells its clock better than a long one.
     trial, asked_at_s, answered_at_s = _timed(host, ["date", "+%s.%N"], TRIAL_S)
     if trial.trouble is not None:
-        trouble = on.problem(trial.trouble.found, trial.trouble.hint)
+        # Without ssh here nobody knows; ranks may still be started by --no-ssh.
+        judged = on.unchecked if trial.trouble.kind == "no-ssh" else on.problem
+        trouble = judged(trial.trouble.found, trial.trouble.hint)
         # This machine is known without ssh; pdsh, which goes through it, will fail.
         return (here(host, folder, hosts) if mine else None), [trouble]
     reached = on.ok(f"answers in {answered_at_s - asked_at_s:.1f} s")

@@ -17,8 +17,10 @@ from bench.doctor.reads.asked import asked
 from bench.doctor.reads.variables import environment_files
 from bench.doctor.reads.variables import variables as set_here
 from bench.doctor.wanted import Wanted, wanted
+from bench.errors import LaunchError
 from bench.launch.hostfile import Hostfile
 from bench.launch.remote import is_this_host
+from bench.launch.variables import env_file_text
 
 if TYPE_CHECKING:
     from bench.plan.suite import Suite
@@ -45,11 +47,14 @@ def diagnose(hosts_from: Path | None, suite: Suite | None, folder: Path) -> Diag
     unread: dict[str, str] = {}
     files = asked(unread, "files", environment_files)
     several = hosts is not None and len(hosts.slots) > 1
-    findings.append(variables.judge_files(files, unread.get("files", ""), set_here(), several))
+    refused = _refused()
+    findings.append(variables.judge_files(files, unread.get("files", ""), refused, set_here(), several))
     if hosts is None or hosts.is_this_host:
         name = HERE if hosts is None else next(iter(hosts.slots))
         own = here(name, folder, [])
         findings += _of_host(own.reading, hosts, False)
+        alone = "no other host was asked, so neither ssh, clocks nor versions elsewhere"
+        findings.append(On("other hosts", name).unchecked(alone, "--hostfile FILE examines them too"))
         return Diagnosis([name], [*findings, *_of_suite(suite, [own.reading], hosts, folder)])
     names = list(hosts.slots)
     outside = not any(is_this_host(host) for host in names)
@@ -75,7 +80,7 @@ def _of_host(
     reading: Reading, hosts: Hostfile | None, several: bool, sent: dict[str, str] | None = None
 ) -> list[Finding]:
     asks, why_not = _wanted()
-    slots = None if hosts is None else hosts.slots.get(reading.host)
+    slots = None if hosts is None else len(hosts.slots.get(reading.host, ())) or None
     return [
         *software.judge(reading, asks, why_not),
         *gpus.judge(reading, slots),
@@ -100,11 +105,21 @@ def _sent(files: Sequence[EnvironmentFile]) -> dict[str, str]:
     return {**of_files, **{name: value for name, value in set_here().items() if name.startswith(("GLOO_", "NCCL_"))}}
 
 
+def _refused() -> str | None:
+    """Why scalebench would not start ranks on several hosts with the user's `.deepspeed_env`; None if it would."""
+    try:
+        env_file_text({})
+    except LaunchError as error:
+        return str(error)
+    return None
+
+
 def _pdsh() -> Finding:
     on = On("pdsh", None)
     if shutil.which("pdsh") is None:
         return on.warning(
-            "there is none here, and DeepSpeed's launcher starts ranks on several hosts by it", "apt-get install pdsh"
+            "there is none here, and DeepSpeed's launcher starts ranks on several hosts by it",
+            "apt-get install pdsh, or scalebench run --multinode-launcher ssh",
         )
     return on.ok("there")
 

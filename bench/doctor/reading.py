@@ -121,7 +121,8 @@ class Disk:
 
 @dataclass(frozen=True)
 class Host:
-    """`limit_bytes`: what a container may take of the memory. Limits: the soft one, None for unlimited."""
+    """`limit_bytes`: what a container may take of the memory. Limits: the soft one, None for unlimited. `is_root`: whether others'
+    processes could be looked at."""
 
     num_cores: int
     usable_cores: int
@@ -135,6 +136,7 @@ class Host:
     open_files: int | None
     locked_memory_bytes: int | None
     processes: int | None
+    is_root: bool
     unread: dict[str, str] = field(default_factory=dict)
 
 
@@ -164,7 +166,7 @@ class Network:
 
 @dataclass(frozen=True)
 class EnvironmentFile:
-    """A `.deepspeed_env` as DeepSpeed would read it: `bad_lines` (from 1 on) have no `=` and crash it, `values` are those of
+    """A `.deepspeed_env`: `bad_lines` (from 1 on) have no `=`, and crash DeepSpeed, or are comments; `values` are those of
     variables that set how ranks communicate, `names` all that it sets. Others may be secrets, so their values stay there."""
 
     path: str

@@ -140,24 +140,23 @@ def _machine(reading: Reading) -> str:
 
 
 def _names(reading: Reading, hosts: list[str]) -> Finding:
-    """What the hosts' names lead to on this host. Ranks look for the first one's, where they meet; ssh may know the others by
-    aliases of its own."""
-    on, resolved = On("names", reading.host), reading.network.resolved
-    first = hosts[0]
+    """What the hosts' names lead to on this host. scalebench gives its ranks an address; launches by hand give them a name, that
+    of the first host."""
+    on, resolved, first = On("names", reading.host), reading.network.resolved, hosts[0]
     astray = [
         name
         for name in hosts
         if name != reading.host and resolved.get(name) and all(is_loopback(address) for address in resolved[name])
     ]
     if astray:
-        return on.problem(
+        return on.warning(
             f"{listed(astray)} resolves to {resolved[astray[0]][0]} there, which is the host itself",
-            "give each host its own address in /etc/hosts there, and name hosts by that",
+            "give each host its own address in /etc/hosts there",
         )
-    if first in resolved and not resolved[first]:
-        return on.problem(
-            f"{first} is not known there, and all ranks meet at the first host of the hostfile",
-            f"add {first} with its address to /etc/hosts there, or name it by its address in the hostfile",
+    if not resolved.get(first):
+        return on.warning(
+            f"{first}, where all ranks meet, is not known there by that name; scalebench gives ranks its address",
+            f"for launches by hand: add {first} to /etc/hosts there, or --master_addr ADDRESS",
         )
     unknown = [name for name in hosts if not resolved.get(name)]
     return on.ok(

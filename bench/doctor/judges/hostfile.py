@@ -12,6 +12,7 @@ from bench.doctor.judges.network import is_loopback
 from bench.doctor.words import counted, listed
 from bench.errors import LaunchError
 from bench.launch.hostfile import Hostfile, read_hostfile
+from bench.launch.remote import is_this_host
 
 DEEPSPEEDS_OWN = Path("/job/hostfile")
 """Where DeepSpeed's launcher looks when it is given no hostfile (deepspeed/launcher/runner.py, DLTS_HOSTFILE)."""
@@ -45,16 +46,16 @@ def without(default: Path = DEEPSPEEDS_OWN) -> list[Finding]:
 
 def judge(hostfile: Hostfile, resolved: dict[str, list[str]]) -> list[Finding]:
     """What a readable hostfile says, and where its names lead from here."""
-    on, slots = On("hostfile", None), hostfile.slots
-    several = len(slots) > 1
+    on, slots = On("hostfile", None), {host: len(numbers) for host, numbers in hostfile.slots.items()}
     found = []
     loops = [host for host in slots if resolved.get(host) and all(is_loopback(address) for address in resolved[host])]
-    if several and loops:
+    # This machine's own name may lead to itself, unless it is the first: there the others look for rank 0.
+    astray = [host for host in loops if host == hostfile.hosts[0] or not is_this_host(host)]
+    if len(slots) > 1 and astray:
         found.append(
             on.problem(
-                f"{listed(loops)} resolves to {resolved[loops[0]][0]} here: that is this machine, whatever host is meant, and "
-                "other hosts would look for rank 0 on themselves",
-                "name each host by an address or a name that is its own on all hosts (/etc/hosts)",
+                f"{listed(astray)} resolves to {resolved[astray[0]][0]} here, which on every host is that host itself",
+                "give it its own address in /etc/hosts, or write that into the hostfile",
             )
         )
     by_address: dict[str, list[str]] = {}

@@ -61,8 +61,11 @@ def _leftovers(reading: Reading) -> Finding:
     stale = [file for file in files if not file.in_use]
     if stale:
         size = gib(sum(file.size_bytes for file in stale))
+        unused = (
+            "nobody uses" if reading.machine.is_root else "no process of yours uses (others' are seen by root alone)"
+        )
         return on.warning(
-            f"{plural(len(stale), 'file')} of DeepSpeed's in /dev/shm that nobody seen here uses ({size}): "
+            f"{plural(len(stale), 'file')} of DeepSpeed's in /dev/shm that {unused}, {size}: "
             f"{listed([file.name for file in stale], 2)}",
             "if no launch runs: rm /dev/shm/deepspeed_*",
         )

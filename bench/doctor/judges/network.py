@@ -94,9 +94,10 @@ def _gloo(reading: Reading, several: bool, variables: dict[str, str]) -> Finding
     if not several:
         return on.ok(f"{address}: {why}, which does for one host")
     choice = next((one.name for one in reachable(network.interfaces or [])), "eth0")
-    return on.problem(
-        f"would bind {address}: {why}, so other hosts can't reach it and ranks wait five minutes",
-        f"export {_GLOO}={choice} before you start, or give {network.hostname} its own address in /etc/hosts there",
+    return on.warning(
+        f"would bind {address}: {why}, so that other hosts can't reach it. scalebench's ranks take the interface that leads to "
+        "rank 0 instead; others wait five minutes",
+        f"give {network.hostname} its own address in /etc/hosts there, or export {_GLOO}={choice}",
     )
 
 

@@ -90,8 +90,8 @@ def _memory(
 def _need(cell: Cell, machine: Machine, hostfile: Hostfile | None) -> _Need:
     if machine.device_type == "cuda":
         return _Need(cell, kept(cell, "nccl", _RESERVED_BYTES).total_bytes)
-    placement = hostfile.placement(cell.world_size) if hostfile is not None else None
-    ranks = cell.world_size if placement is None else placement[1]
+    placement = hostfile.place(cell.world_size, cell.placement) if hostfile is not None else None
+    ranks = cell.world_size if placement is None else placement.ranks_per_node
     return _Need(cell, ranks * (_PROCESS_BYTES + kept(cell, "gloo").total_bytes))
 
 

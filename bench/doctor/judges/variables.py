@@ -9,6 +9,7 @@ from bench.doctor.reading import EnvironmentFile, Reading
 from bench.doctor.words import listed, plural
 
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+_PLAIN = "leave only lines NAME=VALUE"
 _CUDA = "CUDA_VISIBLE_DEVICES"
 # What deepspeed/launcher/runner.py sends by itself (EXPORT_ENVS); where it runs on CUDA, NCCL* too.
 _SENT = ("MLFLOW", "PYTHON", "MV2", "UCX")
@@ -59,30 +60,36 @@ def _variables(reading: Reading) -> Finding:
 
 
 def judge_files(
-    files: Sequence[EnvironmentFile] | None, why_not: str, set_here: Mapping[str, str], several: bool
+    files: Sequence[EnvironmentFile] | None,
+    why_not: str,
+    refused: str | None,
+    set_here: Mapping[str, str],
+    several: bool,
 ) -> Finding:
-    """The `.deepspeed_env` files of the machine that launches, which DeepSpeed reads for several hosts alone. `set_here`: its
-    variables that set communication. `files`: None, with the reason, where they can't be read."""
+    """The `.deepspeed_env` files of the machine that launches, which DeepSpeed reads for several hosts alone. `files`: None, with
+    the reason, where they can't be read. `refused`: why scalebench would not go on with them. `set_here`: this machine's
+    variables that set communication."""
     on = On(".deepspeed_env", None)
     if files is None:
         return on.unchecked(why_not)
+    if refused is not None:
+        return on.problem(refused, _PLAIN) if several else on.warning(refused, _PLAIN)
     for file in files:
         if file.bad_lines:
             lines = f"line{'' if len(file.bad_lines) == 1 else 's'} {listed(map(str, file.bad_lines))}"
-            return on.problem(
-                f"{file.path}, {lines}: blank, a comment, or without `=`, which crashes DeepSpeed's reader"
-                + ("" if several else " once there are several hosts"),
-                "leave only lines NAME=VALUE",
+            return on.warning(
+                f"{file.path}, {lines}: blank or a comment, on which `deepspeed` crashes when it is started by hand for several "
+                "hosts; scalebench reads over it",
+                _PLAIN,
             )
     exported = {name for file in files for name in file.names}
     others = [name for name in set_here if name not in (*_RENDEZVOUS, _CUDA, "TORCH_EXTENSIONS_DIR")]
     stay = [name for name in others if name not in exported and not name.startswith(_SENT)]
+    note = ""
     if several and stay:
-        return on.warning(
-            f"{listed(stay)} set here, but DeepSpeed sends other hosts only {', '.join(f'{name}*' for name in _SENT)}, NCCL* on "
-            "GPUs, and what stands in this file",
-            "scalebench sends its ranks what they need; for launches by hand write NAME=VALUE lines into it",
+        note = (
+            f"; {listed(stay)} set here: scalebench sends it along, `deepspeed` by hand only what stands in this file"
         )
     if not files:
-        return on.ok("none")
-    return on.ok(f"{listed(file.path for file in files)}: sets {listed(sorted(exported)) or 'nothing'}")
+        return on.ok(f"none{note}")
+    return on.ok(f"{listed(file.path for file in files)}: sets {listed(sorted(exported)) or 'nothing'}{note}")

@@ -33,6 +33,7 @@ def machine(folder: Path) -> Host:
         open_files=_soft(resource.RLIMIT_NOFILE),
         locked_memory_bytes=_soft(resource.RLIMIT_MEMLOCK),
         processes=_soft(resource.RLIMIT_NPROC),
+        is_root=os.geteuid() == 0,
         unread=unread,
     )
 

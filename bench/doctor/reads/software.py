@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.doctor.reading import DeepSpeed, Software, Torch
 from bench.doctor.reads.asked import asked
+from bench.results.checkout import git_commit
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ("g++", "ninja", "nvcc", "ssh", "pdsh", "git")
@@ -48,7 +49,7 @@ def software() -> Software:
             "programs": programs,
             "on_path": [name for name in PROGRAMS if shutil.which(name) is not None],
             "python_headers": headers.is_file(),
-            "commit": asked(unread, "commit", _commit),
+            "commit": asked(unread, "commit", git_commit),
             "source_sha256": asked(unread, "source_sha256", source_sha256) or "",
         }
         answers = _libraries(libraries, unread)
@@ -107,13 +108,6 @@ def _packages() -> dict[str, str]:
             # The first one on the path is the one that is imported.
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
     return found
-
-
-def _commit() -> str | None:
-    if not (ROOT / ".git").exists():
-        return None
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def source_sha256(root: Path = ROOT) -> str:

@@ -28,10 +28,10 @@ def environment_files() -> list[EnvironmentFile]:
 
 
 def read_environment_file(path: Path) -> EnvironmentFile:
-    """What DeepSpeed would make of the file: every line is split at its first `=`, a blank line and a comment too."""
+    """What DeepSpeed would make of the file: it splits every line at its first `=`, blank lines and comments too."""
     bad, names, values = [], [], {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
-        if "=" not in line:
+        if "=" not in line or line.lstrip().startswith("#"):
             bad.append(number)
             continue
         key, value = line.split("=", 1)
