@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ def diagnose(hosts_from: Path | None, suite: Suite | None, folder: Path) -> Diag
     unread: dict[str, str] = {}
     files = asked(unread, "files", environment_files)
     several = hosts is not None and len(hosts.slots) > 1
-    refused = _refused()
+    refused = asked(unread, "refused", _refused)
     findings.append(variables.judge_files(files, unread.get("files", ""), refused, set_here(), several))
     if hosts is None or hosts.is_this_host:
         name = HERE if hosts is None else next(iter(hosts.slots))
@@ -81,15 +81,22 @@ def _of_host(
 ) -> list[Finding]:
     asks, why_not = _wanted()
     slots = None if hosts is None else len(hosts.slots.get(reading.host, ())) or None
-    return [
-        *software.judge(reading, asks, why_not),
-        *gpus.judge(reading, slots),
-        *kernels.judge(reading),
-        *machine.judge(reading),
-        *network.judge(reading, several, sent),
-        *variables.judge(reading),
-        reference.judge(reading),
-    ]
+    topics: dict[str, Callable[[], list[Finding]]] = {
+        "software": lambda: software.judge(reading, asks, why_not),
+        "GPUs": lambda: gpus.judge(reading, slots),
+        "kernels": lambda: kernels.judge(reading),
+        "machine": lambda: machine.judge(reading),
+        "network": lambda: network.judge(reading, several, sent),
+        "variables": lambda: variables.judge(reading),
+        "reference machine": lambda: [reference.judge(reading)],
+    }
+    found: list[Finding] = []
+    for topic, judge in topics.items():
+        # A reading that nobody thought of must not hide all the others.
+        unread: dict[str, str] = {}
+        judged = asked(unread, topic, judge)
+        found += [On(topic, reading.host).unchecked(unread[topic])] if judged is None else judged
+    return found
 
 
 def _wanted() -> tuple[Wanted | None, str]:

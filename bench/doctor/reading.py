@@ -121,8 +121,8 @@ class Disk:
 
 @dataclass(frozen=True)
 class Host:
-    """`limit_bytes`: what a container may take of the memory. Limits: the soft one, None for unlimited. `is_root`: whether others'
-    processes could be looked at."""
+    """`limit_bytes`: what a container may take of the memory. Limits: the soft one, None for unlimited. `is_root`: whether
+    others' processes could be looked at."""
 
     num_cores: int
     usable_cores: int

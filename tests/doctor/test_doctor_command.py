@@ -110,6 +110,20 @@ def test_a_library_that_kills_python_is_a_reading(tmp_path: Path) -> None:
     assert reading["network"]["resolved"]["nowhere.invalid"] == [] and reading["network"]["resolved"]["localhost"]
 
 
+@pytest.mark.parametrize(
+    ("module", "beyond"),
+    [
+        # Examined on hosts where half of the installation is missing: the standard library has to do.
+        ("bench.doctor.examined", {"pydantic", "psutil", "pynvml", "packaging", "rich", "numpy"}),
+        ("bench.doctor.diagnosis, bench.doctor.shown", {"torch", "deepspeed", "transformers", "pandas"}),
+    ],
+)
+def test_what_is_not_imported(module: str, beyond: set[str]) -> None:
+    code = f"import sys, {module}\nheavy = {beyond!r} & set(sys.modules)\nassert not heavy, heavy\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.hosts
 def test_two_hosts_by_ssh_of_which_one_knows_the_other_by_a_loopback_address(lab: Lab) -> None:
     lab.resolve("node-2", "node-1", "127.0.1.1")

@@ -122,7 +122,7 @@ def test_switch_and_no_links() -> None:
 def test_a_card_without_ecc_is_not_checked_with_the_reason() -> None:
     plain = {index: {"ecc": None, "unread": {"ecc": "Not Supported"}} for index in range(8)}
     found = by_check(gpus.judge(dgx1(gpus=plain)))["ECC"]
-    assert (found.status, found.found) == ("not checked", "Not Supported")
+    assert (found.status, found.found) == ("not checked", "GPUs 0, 1, 2, 3, 4, 5, 6, 7: Not Supported")
 
 
 def test_more_slots_than_gpus_and_a_gpu_that_fell_off() -> None:

@@ -67,6 +67,9 @@ def _memory(reading: Reading) -> Finding:
             f"{numbered(of)}: others compute there, up to {gib(most)} of {gib(gpus[of[0]].memory_bytes)} taken",
             "wait until they are done, or choose free ones by CUDA_VISIBLE_DEVICES (nvidia-smi lists the processes)",
         )
+    unread = [gpu for gpu in gpus if gpu.memory_used_bytes is None]
+    if unread:
+        return on.unchecked(f"{numbered(gpu.index for gpu in unread)}: {_why(unread[0], 'memory_used_bytes')}")
     sizes = sorted({gpu.memory_bytes for gpu in gpus})
     return on.ok(f"{' and '.join(gib(size) for size in sizes)} each, free")
 
@@ -173,13 +176,14 @@ def _ecc(reading: Reading) -> Finding:
         return on.problem(
             listed(words), "leave these GPUs out, reset them or restart the host; replace one that errs again"
         )
-    if all(gpu.ecc is None for gpu in gpus):
-        return on.unchecked(f"{gpus[0].unread.get('ecc', 'NVML says nothing')}")
     off = [gpu for gpu in gpus if gpu.ecc is False]
     if off:
         return on.warning(
             f"{numbered(gpu.index for gpu in off)}: off, so that a flipped bit is not seen", "nvidia-smi -e 1 (as root)"
         )
+    unread = [gpu for gpu in gpus if gpu.ecc is None or gpu.ecc_errors is None]
+    if unread:
+        return on.unchecked(f"{numbered(gpu.index for gpu in unread)}: {_why(unread[0], 'ecc', 'ecc_errors')}")
     return on.ok("on, no uncorrected error")
 
 

@@ -67,8 +67,10 @@ def wheel_for(capability: tuple[int, int]) -> str:
 
 def _driver(reading: Reading) -> Finding:
     on, gpus, torch = On("driver", reading.host), reading.gpus, reading.software.torch
-    said = f"{gpus.driver or 'unknown'}, runs up to CUDA {gpus.cuda or 'unknown'}"
-    if torch is None or torch.cuda is None or gpus.cuda is None:
+    said = f"{gpus.driver}, runs up to CUDA {gpus.cuda}"
+    if gpus.driver is None or gpus.cuda is None:
+        return on.unchecked("NVML does not say its version")
+    if torch is None or torch.cuda is None:
         return on.ok(said)
     # Within a major version newer CUDA runs on older drivers (minor version compatibility), across one it doesn't.
     if int(torch.cuda.split(".")[0]) > int(gpus.cuda.split(".")[0]):

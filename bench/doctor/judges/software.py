@@ -25,7 +25,9 @@ def judge(reading: Reading, wanted: Wanted | None, why_not: str = "") -> list[Fi
 
 def _python(reading: Reading, wanted: Wanted | None) -> Finding:
     on, software = On("Python", reading.host), reading.software
-    if wanted is not None and not SpecifierSet(wanted.python).contains(software.python, prereleases=True):
+    # "3.12.0+": built from a repository.
+    version = software.python.rstrip("+")
+    if wanted is not None and not SpecifierSet(wanted.python).contains(version, prereleases=True):
         return on.problem(
             f"{software.python}, expected {wanted.python}", "name another one: make setup PYTHON=python3.12"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,9 @@ def gpus(pci: Path = _PCI) -> Gpus:
     except Exception as error:  # a GPU that fell off its bus raises anywhere
         return Gpus(None, None, [], on_bus, no_nvml=str(error) or type(error).__name__)
     finally:
-        nvml.nvmlShutdown()
+        # A GPU that is lost fails here too, and has said so before.
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
 def _gpu(nvml: Any, index: int, handle: Any, buses: list[str]) -> Gpu:
