@@ -71,7 +71,7 @@ def diagnose(hosts_from: Path | None, suite: Suite | None, folder: Path) -> Diag
         if answer is not None:
             findings += _of_host(answer.reading, hosts, several, sent)
     heard = [answer for answer, _ in answers if answer is not None]
-    findings += across.judge(heard)
+    findings += _judged("hosts together", None, lambda: across.judge(heard))
     findings += _of_suite(suite, [one.reading for one in heard], hosts, folder)
     return Diagnosis([HERE, *names] if outside else names, findings)
 
@@ -90,13 +90,14 @@ def _of_host(
         "variables": lambda: variables.judge(reading),
         "reference machine": lambda: [reference.judge(reading)],
     }
-    found: list[Finding] = []
-    for topic, judge in topics.items():
-        # A reading that nobody thought of must not hide all the others.
-        unread: dict[str, str] = {}
-        judged = asked(unread, topic, judge)
-        found += [On(topic, reading.host).unchecked(unread[topic])] if judged is None else judged
-    return found
+    return [finding for topic, judge in topics.items() for finding in _judged(topic, reading.host, judge)]
+
+
+def _judged(topic: str, host: str | None, judge: Callable[[], list[Finding]]) -> list[Finding]:
+    """The findings of a topic. A reading that nobody thought of must not hide all the others."""
+    unread: dict[str, str] = {}
+    judged = asked(unread, topic, judge)
+    return [On(topic, host).unchecked(unread[topic])] if judged is None else judged
 
 
 def _wanted() -> tuple[Wanted | None, str]:
@@ -139,4 +140,4 @@ def _of_suite(suite: Suite | None, readings: Sequence[Reading], hosts: Hostfile 
     # pandas takes half a second to import, which a doctor without a suite does not need.
     from bench.doctor.judges.suite import judge
 
-    return judge(suite, readings, hosts, folder)
+    return _judged("suite", None, lambda: judge(suite, readings, hosts, folder))

@@ -90,8 +90,13 @@ def _several(diagnosis: Diagnosis, width: int) -> list[RenderableType]:
     nowhere = _nowhere_checked(of_hosts)
     checks = list(dict.fromkeys(finding.check for finding in of_hosts if finding.check not in nowhere))
     name_width = max((len(check) for check in checks), default=5) + 2
-    roomy = (width - name_width) // len(diagnosis.hosts) >= _LEAST_COLUMN
-    parts.append(_by_host(diagnosis.hosts, checks, of_hosts, roomy))
+    each = (width - name_width) // len(diagnosis.hosts)
+    roomy = each >= _LEAST_COLUMN
+    # The longest status is "not checked", and a column is not narrower than its host's name.
+    if roomy or each >= max(len(word) for word in (*diagnosis.hosts, "not checked")) + 2:
+        parts.append(_by_host(diagnosis.hosts, checks, of_hosts, roomy))
+    else:
+        parts.append(_by_status(len(diagnosis.hosts), checks, of_hosts))
     for reason in dict.fromkeys(nowhere.values()):
         without = ", ".join(check for check, why in nowhere.items() if why == reason)
         parts.append(Text(f"not checked anywhere: {without}: {reason}", style="dim"))
@@ -136,6 +141,28 @@ def _by_host(hosts: Sequence[str], checks: Sequence[str], findings: Sequence[Fin
                 cell.append(f"  {words}", style="not bold default")
             cells.append(cell)
         table.add_row(Text(check), *cells)
+    return table
+
+
+def _by_status(num_hosts: int, checks: Sequence[str], findings: Sequence[Finding]) -> Table:
+    """More hosts than columns: of each check how many are well, and the names of the others."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column(f"of {plural(num_hosts, 'host')}", ratio=1)
+    for check in checks:
+        by_host: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if finding.check == check and finding.host is not None:
+                by_host.setdefault(finding.host, []).append(finding)
+        cell = Text()
+        for status in reversed(WORST_FIRST):
+            hosts = [host for host, here in by_host.items() if worst(here) == status]
+            if hosts:
+                word, style = _MARKS[status]
+                cell.append("  " if cell else "")
+                cell.append(f"{word} {len(hosts)}", style=style)
+                cell.append("" if status == "ok" or len(hosts) == len(by_host) else f": {listed(hosts, 8)}")
+        table.add_row(Text(check), cell)
     return table
 
 

@@ -46,6 +46,14 @@ def test_several_hosts_side_by_side(width: int) -> None:
     assert flat.count("2.10.0+cu128") == (1 if width >= 80 else 0)
 
 
+def test_more_hosts_than_columns() -> None:
+    hosts = [f"worker-{number}" for number in range(40)]
+    findings = [Finding("torch", host, "ok", "2.10.0") for host in hosts]
+    findings += [Finding("PCIe", host, "ok" if index % 20 else "warning", "x", "y") for index, host in enumerate(hosts)]
+    flat = " ".join(text(Diagnosis(hosts, findings), 80).split())
+    assert "torch ok 40" in flat and "PCIe ok 38 warning 2: worker-0, worker-20" in flat
+
+
 def test_one_host_has_its_remedies_beside_what_was_found() -> None:
     findings = [
         Finding("torch", "here", "ok", "2.13.0+cpu, without CUDA"),

@@ -60,6 +60,14 @@ def test_each_missing_item_of_a_gpu(field: str) -> None:
     assert all("GPU 5" in found[check].found for check in unchecked)
 
 
+def test_a_reading_that_makes_no_sense_hides_nothing_else() -> None:
+    strange = dgx1(gpus={0: {"capability": None}})
+    found = _of_host(strange, None, True)
+    unchecked = [finding for finding in found if finding.status == "not checked"]
+    assert [finding.check for finding in unchecked] == ["kernels"] and "TypeError" in unchecked[0].found
+    assert len(found) == len(_of_host(dgx1(), None, True)) - 2  # of three on kernels
+
+
 def test_a_reading_travels_as_json() -> None:
     adapter = TypeAdapter(Reading)
     for reading in (dgx1(), laptop()):

@@ -116,7 +116,9 @@ def _fits(needs: Sequence[_Need], reading: Reading, machine: Machine) -> Finding
     )
     if machine.device_type == "cpu":
         remedy = "leave these cells out: the kernel may end other programs before the ranks"
-    return on.warning(f"{len(beyond)} of {plural(len(needs), 'cell')} may not fit: {said}", remedy)
+    models = Counter(need.cell.model for need in beyond)
+    which = listed(f"{number} of {model}" for model, number in models.most_common())
+    return on.warning(f"{len(beyond)} of {plural(len(needs), 'cell')} may not fit ({which}): {said}", remedy)
 
 
 def _named(cell: Cell) -> str:
