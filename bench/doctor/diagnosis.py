@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,7 @@ def _judged(topic: str, host: str | None, judge: Callable[[], list[Finding]]) ->
     return [On(topic, host).unchecked(unread[topic])] if judged is None else judged
 
 
+@cache
 def _wanted() -> tuple[Wanted | None, str]:
     try:
         return wanted(), ""
