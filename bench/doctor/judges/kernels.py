@@ -28,7 +28,7 @@ def judge(reading: Reading) -> list[Finding]:
 
 def no_gpu(reading: Reading) -> str:
     """Why nothing is checked of GPUs."""
-    return "no GPU here" if reading.gpus.no_nvml is None else f"no GPU here (NVML: {reading.gpus.no_nvml})"
+    return "no GPU found" if reading.gpus.no_nvml is None else f"no GPU found (NVML: {reading.gpus.no_nvml})"
 
 
 def covers(arch_list: list[str], capability: tuple[int, int]) -> bool:

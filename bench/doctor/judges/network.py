@@ -125,7 +125,7 @@ def _holder(interfaces: list[Interface] | None, address: str) -> str:
 def _nccl(reading: Reading, several: bool, variables: dict[str, str]) -> Finding:
     on, network = On("NCCL", reading.host), reading.network
     if not reading.gpus.devices:
-        return on.unchecked("no GPU here: gloo is used")
+        return on.unchecked("no GPU found: gloo is used")
     if network.interfaces is None:
         return on.unchecked("interfaces can't be listed")
     wanted = variables.get(_NCCL)

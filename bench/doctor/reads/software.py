@@ -49,7 +49,7 @@ def software() -> Software:
             "programs": programs,
             "on_path": [name for name in PROGRAMS if shutil.which(name) is not None],
             "python_headers": headers.is_file(),
-            "commit": asked(unread, "commit", git_commit),
+            "commit": git_commit() if programs["git"] is not None else None,
             "source_sha256": asked(unread, "source_sha256", source_sha256) or "",
         }
         answers = _libraries(libraries, unread)
