@@ -18,6 +18,10 @@ class HostLost(Exception):
 class Engine(Protocol):
     """What a sweep does with a launch, whatever the hosts."""
 
+    def open(self) -> None:
+        """The sweep begins, perhaps again."""
+        ...
+
     def unusable(self, launch: Launch) -> Unusable | None:
         """Why the launch can't be started; None if it can."""
         ...
@@ -51,6 +55,9 @@ class ThisHost:
     def __init__(self, launcher: LauncherName, machine: Machine) -> None:
         self._launcher = launcher
         self._machine = machine
+
+    def open(self) -> None:
+        pass
 
     def unusable(self, launch: Launch) -> Unusable | None:
         return None

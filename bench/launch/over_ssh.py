@@ -52,6 +52,9 @@ class OverSsh:
     def __post_init__(self) -> None:
         self._preflight = Preflight(always_ssh=not self.how.one_a_host, warn=self.warn)
 
+    def open(self) -> None:
+        pass
+
     def unusable(self, launch: Launch) -> Unusable | None:
         self._check_programs()
         first = next(iter(launch.hosts))

@@ -157,9 +157,9 @@ class Sweep:
     def clear_leftovers(self) -> list[str]:
         """Remove launch folders without a record: a run was killed in the middle of them, and nothing reads them.
 
-        Its ranks may still be at it, on every host, because nobody was left to end them. Returns what could not be ended, in words.
+        Its ranks may still be at it, on every host, because nobody was left to end them. Returns where they could not be ended.
         """
-        troubles = []
+        troubles: list[str] = []
         for path in self.folder.glob(f"*/*/{LAUNCH_NAME}"):
             if not record_path(path.parent).exists():
                 end_processes(path.parent.name)
@@ -183,6 +183,8 @@ class Sweep:
         """Make these launches, one after the other, whatever the folder holds. Returns their records; raises as `run`."""
         records: list[Record] = []
         with stop_on_signal():
+            if self.engine is not None:
+                self.engine.open()
             spent_s: list[float] = []
             for index, task in enumerate(tasks):
                 eta_s = sum(spent_s) / len(spent_s) * (len(tasks) - index) if spent_s else None

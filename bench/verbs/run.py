@@ -13,6 +13,7 @@ import typer
 
 from bench.verbs.hosts import (
     Asked,
+    ControlPortOption,
     ExcludeOption,
     HostfileOption,
     IncludeOption,
@@ -24,12 +25,15 @@ from bench.verbs.hosts import (
     PlacementOption,
     chosen_hosts,
     engine_for,
+    follow,
 )
 from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, show, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.launch.hostfile import Hostfile
+    from bench.launch.machine import Machine
     from bench.launch.sweep import Sweep
     from bench.progress import SweepProgress
 
@@ -51,6 +55,7 @@ def run(
     master_addr: MasterOption = None,
     no_ssh: NoSshOption = False,
     node_rank: NodeRankOption = None,
+    control_port: ControlPortOption = 29411,
     launches: Annotated[
         str | None, typer.Option(help="Timing launches of each cell: a number, or auto (as many as it needs).")
     ] = None,
@@ -80,11 +85,14 @@ def run(
 
     started_by = chosen_launcher(launcher, device)
     chosen = with_flags(load_suite(suite), launches, target_interval, budget_minutes, placement)
-    asked = Asked(started_by, multinode_launcher, launcher_args, master_addr, no_ssh, node_rank)
+    asked = Asked(started_by, multinode_launcher, launcher_args, master_addr, no_ssh, node_rank, control_port)
     hosts = chosen_hosts(hostfile, include, exclude, asked)
     machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
     folder = output or Path("results") / chosen.name
-    sweep = Sweep(chosen, machine, started_by, folder, hosts, engine_for(asked, hosts, machine))
+    if node_rank and hosts is not None and not dry_run:
+        _follow(asked, hosts, machine, chosen.name, folder)
+        return
+    sweep = Sweep(chosen, machine, started_by, folder, hosts, engine_for(asked, hosts, machine, chosen.name))
     if dry_run:
         _print_plan(sweep, as_json, reference)
         return
@@ -129,6 +137,17 @@ def run(
     failed = _finish(folder, sweep, console, report, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _follow(asked: Asked, hosts: Hostfile, machine: Machine, suite: str, folder: Path) -> None:
+    """Do what the first host's run says, to its end."""
+    from bench.launch.interrupt import Interrupted
+
+    try:
+        follow(asked, hosts, machine, suite, folder)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"stopped ({stop or 'SIGINT'}): this host's part of the launch was ended", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _by_need(sweep: Sweep) -> str:
