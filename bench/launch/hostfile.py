@@ -29,6 +29,11 @@ class Hostfile:
         return list(self.slots)
 
     @property
+    def numbered(self) -> dict[str, list[int]]:
+        """The same as JSON has it."""
+        return {host: list(numbers) for host, numbers in self.slots.items()}
+
+    @property
     def num_slots(self) -> int:
         return sum(len(numbers) for numbers in self.slots.values())
 

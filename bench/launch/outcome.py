@@ -61,7 +61,9 @@ def settle(launch: Launch, folder: Path, end: End) -> Record:
 
 
 def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
-    launcher_lines = last_lines(folder / "logs" / "launcher.log")
+    # Without ssh every host has a launcher of its own.
+    logs = sorted(folder.glob("logs/launcher*.log"))
+    launcher_lines = [line for log in logs for line in last_lines(log)]
     failures = read_failures(folder)
     # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
     for failure in sorted(failures, key=lambda f: (f.outcome != "oom", f.outcome == "unreachable", f.rank)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ from bench.errors import LaunchError
 from bench.launch.variables import MARK
 from bench.results.launch_file import process_path, read_failures, record_path
 
+_LAUNCH_TEXT = re.compile(r"(--launch-text['\", ]+)[\w=-]{40,}")
 POLL_S = 0.1
 GRACE_S = 15.0
 """How long the other ranks may go on after one has failed, to say what they saw, before they are ended."""
@@ -77,11 +79,18 @@ def _signal(pid: int) -> int | None:
 class LaunchProcess:
     """The launcher and all that it started, in a session of their own, so that Ctrl-C reaches this program alone."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, world_size: int) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        world_size: int,
+        log_name: str = "launcher.log",
+    ) -> None:
         self.ranks = RankWatch(folder, world_size)
         self._folder = folder
         self._launch_id = environment[MARK]
-        self.log = folder / "logs" / "launcher.log"
+        self.log = folder / "logs" / log_name
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as log:
@@ -98,6 +107,10 @@ class LaunchProcess:
                 f"cannot start {command[0]}: {error.strerror or error}",
                 hint="is it installed, and is there space left?",
             ) from error
+
+    def poll(self) -> int | None:
+        """The launcher's exit status; None while it runs."""
+        return self._process.poll()
 
     def wait(self, timeout_s: float, tick: Callable[[], None]) -> int | None:
         """Wait for the launch to end by itself; its exit status, or None if the time ran out first.
@@ -166,4 +179,6 @@ def last_lines(path: Path, num_lines: int = 12) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
+    # A launcher says again what it told its ranks, which would leave no place for anything else.
+    text = _LAUNCH_TEXT.sub(r"\1LAUNCH", text)
     return [line.rstrip()[:500] for line in text.splitlines() if line.strip()][-num_lines:]

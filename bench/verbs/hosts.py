@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from bench.launch.hostfile import Hostfile
     from bench.launch.launcher import LauncherName
     from bench.launch.machine import Machine
-    from bench.launch.several import MultinodeLauncher
+    from bench.launch.several import MultinodeLauncher, Several
 
 MULTINODE_LAUNCHERS = ("pdsh", "ssh", "openmpi")
 
@@ -36,6 +37,10 @@ MasterOption = Annotated[str | None, typer.Option(help="Where ranks meet. [defau
 NoSshOption = Annotated[bool, typer.Option("--no-ssh", help="The same command is given on every host.")]
 NodeRankOption = Annotated[int | None, typer.Option(min=0, help="With --no-ssh: which host of the hostfile this is.")]
 
+ControlPortOption = Annotated[
+    int, typer.Option(min=1, max=65535, help="With --no-ssh: where the first host listens for the others.")
+]
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -47,6 +52,7 @@ class Asked:
     master_addr: str | None
     no_ssh: bool
     node_rank: int | None
+    control_port: int
 
 
 def chosen_hosts(path: Path | None, include: str | None, exclude: str | None, asked: Asked) -> Hostfile | None:
@@ -82,13 +88,38 @@ def chosen_hosts(path: Path | None, include: str | None, exclude: str | None, as
     return hosts
 
 
-def engine_for(asked: Asked, hosts: Hostfile | None, machine: Machine) -> Engine | None:
+def engine_for(asked: Asked, hosts: Hostfile | None, machine: Machine, suite: str) -> Engine | None:
     """What starts the launches that take more than this host; None where there is no other."""
     if hosts is None or (hosts.is_this_host and asked.launcher != "slurm"):
         return None
+    if asked.launcher == "slurm":
+        from bench.launch.slurm import Slurm
+
+        return Slurm(machine, asked.launcher_args)
+    if asked.node_rank is not None:
+        from bench.launch.head import Head
+
+        return Head(_how(asked), machine, hosts.numbered, suite, asked.control_port, _warn)
     from bench.launch.over_ssh import OverSsh
+
+    return OverSsh(_how(asked), machine, _warn)
+
+
+def follow(asked: Asked, hosts: Hostfile, machine: Machine, suite: str, folder: Path) -> None:
+    """Do this host's part of what the first host's run decides on."""
+    from bench.launch.follower import Follower
+
+    assert asked.node_rank is not None
+    port, node_rank = asked.control_port, asked.node_rank
+    say = functools.partial(print, flush=True)
+    Follower(_how(asked), machine, hosts.numbered, suite, folder, node_rank, port, say).follow()
+
+
+def _how(asked: Asked) -> Several:
     from bench.launch.several import Several
 
-    multinode = cast("MultinodeLauncher", asked.multinode)
-    how = Several(asked.launcher, multinode, asked.launcher_args, asked.master_addr)
-    return OverSsh(how, machine, warn=lambda text: print(text, file=sys.stderr))
+    return Several(asked.launcher, cast("MultinodeLauncher", asked.multinode), asked.launcher_args, asked.master_addr)
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
