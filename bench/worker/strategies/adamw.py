@@ -62,6 +62,16 @@ class MasterAdamW:
             self._zero()
         return skipped
 
+    def put_back(self) -> None:
+        """The masters were changed by another hand than `step`: the parameters become what they are."""
+        if self.masters:
+            torch._foreach_copy_([p.detach() for p in self._parameters], [m.detach() for m in self.masters])
+
+    def take_over(self) -> None:
+        """The parameters were changed by another hand than `step`: the masters become what they are."""
+        if self.masters:
+            torch._foreach_copy_([m.detach() for m in self.masters], [p.detach() for p in self._parameters])
+
     def _zero(self) -> None:
         # Zeroed, not freed: the gradients may be views of DDP's buckets.
         torch._foreach_zero_([p.grad for p in self._parameters if p.grad is not None])

@@ -47,14 +47,19 @@ class DDP(Strategy):
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         losses: list[Tensor] = []
         last = len(micro_batches) - 1
+        share = self._share(micro_batches)
         for index, (tokens, targets, divisor) in enumerate(micro_batches):
             with self._ddp.no_sync() if index < last else contextlib.nullcontext():
                 loss = self._ddp(tokens, targets)
-                self._optimizer.backward(loss / divisor)
+                self._optimizer.backward(loss / (divisor * share))
             losses.append(loss.detach())
         self._optimizer.take()
         skipped = self._optimizer.step()
         return StepLoss(mean_loss(losses, micro_batches), skipped)
+
+    def _share(self, micro_batches: Sequence[MicroBatch]) -> float:
+        """What the weights of this step's losses are divided by: 1 where all ranks' gradients are averaged."""
+        return 1.0
 
     def finish(self) -> None:
         """Nothing is in flight: backward waits for its buckets, and the optimizer has run."""
