@@ -233,7 +233,8 @@ def ring_volume_bytes(lines: Iterable[Line]) -> float:
 
     Share x (n - 1) / n x payload, share 2 for all-reduce and 1 for all-gather, reduce-scatter, broadcast and reduce, in a
     group of n; a message counts where it is sent. For the first three that is each rank's and nccl-tests' bus-bandwidth factor
-    (its doc/PERFORMANCE.md); a rooted operation passes the whole array along a chain, from n - 1 of n ranks. Raises UnknownTraffic for other operations.
+    (its doc/PERFORMANCE.md); a rooted operation passes the whole array along a chain, from n - 1 of n ranks. Raises
+    UnknownTraffic for other operations.
     """
     volume = 0.0
     for line in lines:

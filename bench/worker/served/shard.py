@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from bench.plan.cell import Cell
-from bench.worker.strategies.adamw import MasterAdamW
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 
 class Shard:
     """A flat part of the weights on the CPU. `version` counts its updates.
 
     A gradient is one update by the cell's optimizer, whose momentum and moments advance once an update, in the order of
-    arrival: with N workers at their own pace they forget N times as fast in time as with full synchronisation. With
+    arrival: with N workers at their own pace they forget N times as fast in time as with full synchronisation. A
+    learning rate that follows a schedule does so by steps of all workers, N updates each. The mean of all workers' gradients
+    is clipped by its norm over `servers`; at their own pace each worker clips its own before it sends it. With
     `stale_scale: inverse` a gradient that is s updates old is scaled by 1 / (1 + s) first (Zhang et al. 2016, arXiv:1511.05950).
     Weights come as differences from those that the worker had fetched (its own optimizer made them), and are added at their
     mean: 1 / N each.
     """
 
-    def __init__(self, cell: Cell, weights: Tensor) -> None:
+    def __init__(self, cell: Cell, weights: Tensor, servers: dist.ProcessGroup | None = None) -> None:
         self.weights = weights.detach().clone().cpu().requires_grad_()
         self.version = 0
-        self._optimizer = MasterAdamW(cell, [self.weights], torch.device("cpu"))
+        clipped = cell.model_copy(update={"max_grad_norm": 0.0}) if cell.own_pace else cell
+        self._optimizer = MasterOptimizer(clipped, [self.weights], torch.device("cpu"), servers)
+        self._updates_per_step = cell.num_workers if cell.own_pace else 1
         self._takes_weights = cell.options["aggregate"] == "weights"
         self._scales = cell.options["stale_scale"] == "inverse"
         self._num_workers = cell.num_workers
@@ -49,6 +54,7 @@ class Shard:
     def _step(self, gradient: Tensor) -> None:
         self.weights.grad = gradient
         self._optimizer.take()
+        self._optimizer.num_steps = self.version // self._updates_per_step
         self._optimizer.step()
 
     def _move(self, difference: Tensor, share: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
@@ -15,7 +16,6 @@ from bench.results.synchronisation import Lost
 from bench.worker.served.messages import END, PULL, PUSH, Wire, part
 from bench.worker.served.server import Server
 from bench.worker.served.shard import Shard
-from bench.worker.strategies.adamw import MasterAdamW
 from bench.worker.strategies.averaging import share_of
 from bench.worker.strategies.base import (
     MicroBatch,
@@ -25,6 +25,7 @@ from bench.worker.strategies.base import (
     distance_to_rank_0,
     mean_loss,
 )
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 
 class ParamServer(Strategy):
@@ -51,13 +52,15 @@ class ParamServer(Strategy):
         self._wire = Wire(group)
         self._compared = dist.new_group(list(range(cell.num_workers)))
         self._servers = list(range(cell.num_workers, cell.world_size))
+        # Together they know the norm by which the mean gradient is clipped.
+        among = dist.new_group(self._servers, backend="gloo") if cell.max_grad_norm and not cell.own_pace else None
         self._lost: list[Lost] = []
         rank = dist.get_rank()
         self._server: Server | None = None
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         if rank >= cell.num_workers:
             number = rank - cell.num_workers
-            shard = Shard(cell, flat[part(flat.numel(), number, cell.num_servers)])
+            shard = Shard(cell, flat[part(flat.numel(), number, cell.num_servers)], among)
             self._server = Server(cell, shard, self._wire, hands_out_turns=number == 0)
             # The rest of the weights is others' business.
             model.to(device="meta")
@@ -74,7 +77,7 @@ class ParamServer(Strategy):
         self._model = model
         self._versions = [0] * len(self._servers)
         self._sends_weights = cell.options["aggregate"] == "weights"
-        self._optimizer = MasterAdamW(cell, parameters, device) if self._sends_weights else None
+        self._optimizer = MasterOptimizer(cell, parameters, device) if self._sends_weights else None
         self._host = torch.empty_like(flat, device="cpu") if device.type != "cpu" else None
         return model
 
@@ -101,6 +104,8 @@ class ParamServer(Strategy):
             self._optimizer.step()
             self._push((self._flat - fetched) * share_of(micro_batches))
         else:
+            if self._cell.max_grad_norm and self._cell.own_pace:
+                clip_grad_norm_(self._parameters, self._cell.max_grad_norm)
             self._push(self._gradient)
         self._gradient.zero_()
         self._pull()
