@@ -156,5 +156,10 @@ class Server:
             return
         self._workers.remove(worker)
         self._turns.without(worker)
-        reason = str(error).splitlines()[0][:300]
-        self.lost.append(Lost(rank=worker, num_updates=self._num_applied[worker], reason=reason))
+        self.lost.append(Lost(rank=worker, num_updates=self._num_applied[worker], reason=_in_short(error)))
+
+
+def _in_short(error: Exception) -> str:
+    """What gloo found, without where in its source, and without its advice."""
+    found = str(error).splitlines()[0].removeprefix("[").partition("] ")
+    return (found[2] or found[0]).partition(". This")[0][:300]

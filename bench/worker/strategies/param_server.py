@@ -50,17 +50,18 @@ class ParamServer(Strategy):
         group = dist.group.WORLD if device.type == "cpu" else dist.new_group(backend="gloo")
         assert group is not None
         self._wire = Wire(group)
-        self._compared = dist.new_group(list(range(cell.num_workers)))
         self._servers = list(range(cell.num_workers, cell.world_size))
-        # Together they know the norm by which the mean gradient is clipped.
-        among = dist.new_group(self._servers, backend="gloo") if cell.max_grad_norm and not cell.own_pace else None
         self._lost: list[Lost] = []
         rank = dist.get_rank()
+        # Every rank is in one: torch names the groups that come later by how many there were before.
+        of_workers = dist.new_group(list(range(cell.num_workers)))
+        of_servers = dist.new_group(self._servers, backend="gloo")
+        self._kin = of_workers if rank < cell.num_workers else of_servers
         self._server: Server | None = None
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         if rank >= cell.num_workers:
             number = rank - cell.num_workers
-            shard = Shard(cell, flat[part(flat.numel(), number, cell.num_servers)], among)
+            shard = Shard(cell, flat[part(flat.numel(), number, cell.num_servers)], self._kin)
             self._server = Server(cell, shard, self._wire, hands_out_turns=number == 0)
             # The rest of the weights is others' business.
             model.to(device="meta")
@@ -150,7 +151,7 @@ class ParamServer(Strategy):
         ]
 
     def replica_distance(self) -> Replicas | None:
-        return distance_to_rank_0(self._parameters, self._compared) if self._server is None else None
+        return distance_to_rank_0(self._parameters, self._kin) if self._server is None else None
 
     def synchronised(self) -> dict[str, Any]:
         if self._server is None:
@@ -167,6 +168,7 @@ class ParamServer(Strategy):
         return self._lost
 
     def regroup(self, control: dist.ProcessGroup) -> None:
-        workers = [rank for rank in dist.get_process_group_ranks(control) if rank < self._cell.num_workers]
-        if self._server is None:
-            self._compared = dist.new_group(workers, use_local_synchronization=True)
+        staying = dist.get_process_group_ranks(control)
+        kin = [rank for rank in staying if (rank < self._cell.num_workers) == (self._server is None)]
+        backend = None if self._server is None else "gloo"
+        self._kin = dist.new_group(kin, backend=backend, use_local_synchronization=True)
