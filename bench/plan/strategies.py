@@ -36,4 +36,17 @@ STRATEGIES: dict[str, StrategySpec] = {
     "zero1": StrategySpec(_DEEPSPEED, "zero1.json", 1),
     "zero2": StrategySpec(_DEEPSPEED, "zero2.json", 2),
     "zero3": StrategySpec(_DEEPSPEED, "zero3.json", 3),
+    "ddp_fp16": StrategySpec("bench.worker.strategies.ddp_half:DDPFloat16", equal_work=False),
+    "ddp_bf16": StrategySpec("bench.worker.strategies.ddp_half:DDPBFloat16", equal_work=False),
+    "ddp_powersgd": StrategySpec(
+        "bench.worker.strategies.ddp_powersgd:DDPPowerSGD",
+        options={
+            **{"rank": 1, "start_iter": 2, "min_compression_rate": 2.0},
+            **{"error_feedback": True, "warm_start": True},
+        },
+        equal_work=False,
+    ),
+    "fsdp": StrategySpec(
+        "bench.worker.strategies.fsdp:FSDP", options={"reshard_after_forward": True, "sync_every_micro_batch": False}
+    ),
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.plan.cell import Cell
-from bench.worker.strategies.base import DTYPES
+from bench.worker.strategies.base import DTYPES, own_part
 
 
 class MasterAdamW:
@@ -56,7 +56,7 @@ class MasterAdamW:
         self._scaler.update()
         skipped = self._scaler.get_scale() < scale
         if self.masters:
-            torch._foreach_copy_([p.detach() for p in self._parameters], [m.detach() for m in self.masters])
+            torch._foreach_copy_([own_part(p) for p in self._parameters], [own_part(m) for m in self.masters])
             self.optimizer.zero_grad(set_to_none=True)
         else:
             self._zero()
@@ -64,4 +64,4 @@ class MasterAdamW:
 
     def _zero(self) -> None:
         # Zeroed, not freed: the gradients may be views of DDP's buckets.
-        torch._foreach_zero_([p.grad for p in self._parameters if p.grad is not None])
+        torch._foreach_zero_([own_part(p.grad) for p in self._parameters if p.grad is not None])
