@@ -36,6 +36,8 @@ STRATEGIES: dict[str, StrategySpec] = {
     "zero1": StrategySpec(_DEEPSPEED, "zero1.json", 1),
     "zero2": StrategySpec(_DEEPSPEED, "zero2.json", 2),
     "zero3": StrategySpec(_DEEPSPEED, "zero3.json", 3),
+    "zero2_offload": StrategySpec(_DEEPSPEED, "zero2_offload.json", 2),
+    "zero3_offload": StrategySpec(_DEEPSPEED, "zero3_offload.json", 3),
     "ddp_fp16": StrategySpec("bench.worker.strategies.ddp_half:DDPFloat16", equal_work=False),
     "ddp_bf16": StrategySpec("bench.worker.strategies.ddp_half:DDPBFloat16", equal_work=False),
     "ddp_powersgd": StrategySpec(

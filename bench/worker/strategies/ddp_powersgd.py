@@ -11,10 +11,10 @@ from bench.worker.strategies.ddp import DDP, Hook
 
 
 class DDPPowerSGD(DDP):
-    """Each gradient matrix n x m is sent as P (n x `rank`) and Q (m x `rank`), if these are smaller than 1 / `min_compression_rate`
-    of it; all else as it is. `error_feedback` adds what was lost to the next step's gradient, `warm_start` begins each step with
-    the last one's Q. The first `start_iter` steps are plain all-reduces: at least 2, in which torch DDP settles its buckets.
-    """
+    """Each gradient matrix n x m is sent as P (n x `rank`) and Q (m x `rank`), if it has more than `min_compression_rate` times
+    their elements; all else as it is. `error_feedback` adds what was lost to the next step's gradient, `warm_start` begins
+    each step with the last one's Q. The first `start_iter` steps are plain all-reduces: at least 2, in which torch DDP
+    settles its buckets."""
 
     def hook(self, cell: Cell, device: torch.device) -> tuple[object, Hook] | None:
         options = cell.options
