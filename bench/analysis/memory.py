@@ -10,6 +10,7 @@ from bench.errors import ProjectionError, SuiteError
 from bench.plan.cell import Cell
 from bench.results.record import Record
 from bench.theory.buckets import exchange
+from bench.theory.delayed_traffic import DELAYED
 from bench.theory.memory import Memory, memory
 from bench.theory.transformer import preset_shape
 from bench.theory.zero_settings import DTYPE_BYTES
@@ -61,6 +62,8 @@ def _row(known: dict[str, Any], launches: dict[str, list[Record]]) -> dict[str, 
             **row,
             "unknown_because": "the cell's own DeepSpeed file may offload, or keep other buckets than shipped ones",
         }
+    if cell.strategy in DELAYED or cell.num_servers:
+        return {**row, "unknown_because": f"the theory of memory does not cover {cell.strategy} in a measured cell"}
     try:
         kept = _kept(cell, places[0].backend)
     except (SuiteError, ProjectionError):

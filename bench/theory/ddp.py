@@ -18,9 +18,10 @@ DDP_STRATEGIES = ("ddp", "ddp_fp16", "ddp_bf16", "ddp_powersgd")
 _BUCKET_BYTES, _FIRST_BUCKET_BYTES = 25 * 2**20, 2**20
 
 
-def ddp_calls(cell: Cell, outline: Outline) -> Counter[Call]:
-    """Every all-reduce of a step of ddp, ddp_fp16, ddp_bf16 or ddp_powersgd: none but at the last micro-batch.
+def ddp_calls(cell: Cell, outline: Outline, step: int | None = None) -> Counter[Call]:
+    """Every all-reduce of a step of DDP, as the hook of the cell's strategy has them: none but at the last micro-batch.
 
+    `step` counts from the first of warm-up: ddp_powersgd begins with plain all-reduces. None is a step that it compresses.
     Raises UnknownTraffic for a model with buffers, and for ddp_powersgd where shapes are not known.
     """
     if outline.num_buffers:
@@ -29,7 +30,7 @@ def ddp_calls(cell: Cell, outline: Outline) -> Counter[Call]:
     item = DTYPE_BYTES[cell.precision]
     calls: Counter[Call] = Counter()
     for bucket in buckets(cell, elements, outline.ready):
-        if cell.strategy == "ddp_powersgd":
+        if cell.strategy == "ddp_powersgd" and (step is None or step >= int(cell.options["start_iter"])):
             calls.update(("all_reduce", size * item) for size in _low_rank(cell, outline, bucket))
         else:
             on_wire = HALF_BYTES if cell.strategy in ("ddp_fp16", "ddp_bf16") else item

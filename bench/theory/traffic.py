@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from bench.plan.cell import Cell
 from bench.results.metered import Outline
 from bench.theory.ddp import DDP_STRATEGIES, ddp_calls
+from bench.theory.delayed_traffic import DELAYED, delayed_calls
 from bench.theory.fsdp import fsdp_calls
 from bench.theory.zero3 import Call, gathers, padded
 from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic, ZeroSettings, zero_settings
@@ -32,8 +33,17 @@ class TrafficLine:
     count: int
 
 
-def traffic(cell: Cell, outline: Outline, deepspeed_config: Mapping[str, Any] | None) -> list[TrafficLine]:
+def traffic(
+    cell: Cell,
+    outline: Outline,
+    deepspeed_config: Mapping[str, Any] | None,
+    step: int | None = None,
+    num_nodes: int | None = None,
+) -> list[TrafficLine]:
     """Every collective of one optimizer step, the same on each rank, from the third step on.
+
+    Where ranks agree every H steps only, `step` says which one it is, counted from the first that was trained; `num_nodes` is
+    how many the ranks are spread over, where the strategy goes by nodes and the cell does not say.
 
     `deepspeed_config` is the file as DeepSpeed got it, None for ddp. The first two steps are others: torch DDP settles its
     buckets and ZeRO-3 its trace in them. A step that the loss scaler skips ends before the parameters are gathered.
@@ -46,8 +56,13 @@ def traffic(cell: Cell, outline: Outline, deepspeed_config: Mapping[str, Any] | 
         return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
     if sorted(outline.ready) != list(range(len(elements))):
         raise UnknownTraffic("a parameter got no gradient in the first micro-batch, or more than one")
+    if cell.strategy in DELAYED:
+        if step is None:
+            raise UnknownTraffic(f"steps of {cell.strategy} are unequal, and no step is named")
+        found = delayed_calls(cell, elements, ddp_calls(cell, outline), step, _node_size(cell, num_nodes))
+        return sorted(TrafficLine(*call, count) for call, count in found.items())
     if cell.strategy in DDP_STRATEGIES:
-        calls = ddp_calls(cell, outline)
+        calls = ddp_calls(cell, outline, step)
     elif deepspeed_config is None:
         raise UnknownTraffic("the record holds no DeepSpeed file")
     else:
@@ -56,6 +71,16 @@ def traffic(cell: Cell, outline: Outline, deepspeed_config: Mapping[str, Any] | 
             raise UnknownTraffic(f"no rule is known for strategy {cell.strategy}")
         calls = _zero(cell, outline, elements, settings)
     return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
+
+
+def _node_size(cell: Cell, num_nodes: int | None) -> int:
+    """Ranks of a node, for a strategy that goes by nodes."""
+    size = int(cell.options.get("ranks_per_node", 1))
+    if size:
+        return size
+    if num_nodes is None:
+        raise UnknownTraffic("ranks_per_node is the launcher's, and the number of nodes is not known")
+    return cell.world_size // num_nodes
 
 
 def _zero(cell: Cell, outline: Outline, elements: Sequence[int], settings: ZeroSettings) -> Counter[Call]:
@@ -179,15 +204,23 @@ class Line(Protocol):
 _SHARES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1, "reduce": 1, "barrier": 0}
 
 
+# What is received was sent by another.
+_MESSAGES = {"send": 1, "recv": 0}
+
+
 def ring_volume_bytes(lines: Iterable[Line]) -> float:
     """Bytes that a rank sends in one step if every collective goes round a ring, the mean over ranks.
 
     Share x (n - 1) / n x payload, share 2 for all-reduce and 1 for all-gather, reduce-scatter, broadcast and reduce, in a
-    group of n. For the first three that is each rank's and nccl-tests' bus-bandwidth factor (its doc/PERFORMANCE.md); a rooted
-    operation passes the whole array along a chain, from n - 1 of n ranks. Raises UnknownTraffic for other operations.
+    group of n; a message counts where it is sent. For the first three that is each rank's and nccl-tests' bus-bandwidth factor
+    (its doc/PERFORMANCE.md); a rooted operation passes the whole array along a chain, from n - 1 of n ranks. Raises
+    UnknownTraffic for other operations.
     """
     volume = 0.0
     for line in lines:
+        if line.operation in _MESSAGES:
+            volume += _MESSAGES[line.operation] * line.payload_bytes * line.count
+            continue
         if line.operation not in _SHARES:
             raise UnknownTraffic(f"no ring volume is known for {line.operation}")
         share = _SHARES[line.operation] * (line.group_size - 1) / line.group_size

@@ -12,8 +12,8 @@ from torch.distributed.fsdp import fully_shard
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
-from bench.worker.strategies.adamw import MasterAdamW
 from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy, build_cells_model, mean_loss
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 
 class FSDP(Strategy):
@@ -22,8 +22,8 @@ class FSDP(Strategy):
     Options: `reshard_after_forward` frees a block's parameters after its forward pass and gathers them again in the backward
     pass (like ZeRO-3); without it they stay (like ZeRO-2 with one gather). The root's always stay. `sync_every_micro_batch`
     reduces gradients after each micro-batch, which keeps them sharded; else whole gradients add up on each rank, and are
-    reduced once a step. In half precision parameters, gradients and their reduction are half, and AdamW has float32 masters
-    of this rank's part, the same arithmetic as DDP's.
+    reduced once a step. In half precision parameters, gradients and their reduction are half, and the optimizer has float32
+    masters of this rank's part: the same arithmetic as DDP's.
     """
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
@@ -39,7 +39,7 @@ class FSDP(Strategy):
         self._sharded = fully_shard(self._model, mesh=mesh, reshard_after_forward=None if reshard else False)
         # Gloo has no averaging reduction; sums are divided after it. NCCL averages by itself.
         self._sharded.set_force_sum_reduction_for_comms(device.type == "cpu")
-        self._optimizer = MasterAdamW(cell, list(self._model.parameters()), device)
+        self._optimizer = MasterOptimizer(cell, list(self._model.parameters()), device)
         return self._model
 
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
