@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
 from bench.results.metered import Outline
 from bench.theory.ddp import DDP_STRATEGIES, ddp_calls
 from bench.theory.delayed_traffic import DELAYED, delayed_calls
@@ -16,7 +17,8 @@ from bench.theory.zero3 import Call, gathers, padded
 from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic, ZeroSettings, zero_settings
 
 FLAG_BYTES, NORM_BYTES, NORM_BYTES_STAGE_3 = 1, 4, 8
-"""Messages by which ranks agree: did the loss overflow (uint8), the gradients' norm (float32; float64 at stage 3)."""
+"""Messages by which ranks agree: did the loss overflow (uint8), the gradients' norm (float32; float64 at stage 3, unless the
+optimizer is in the host)."""
 
 # DeepSpeed's engine.py, MEMORY_OPT_ALLREDUCE_SIZE, in elements.
 _ZERO_0_BUCKET = 500_000_000
@@ -67,7 +69,7 @@ def traffic(
         raise UnknownTraffic("the record holds no DeepSpeed file")
     else:
         settings = zero_settings(cell, deepspeed_config)
-        if cell.strategy != f"zero{settings.stage}":
+        if STRATEGIES[cell.strategy].zero_stage != settings.stage:
             raise UnknownTraffic(f"no rule is known for strategy {cell.strategy}")
         calls = _zero(cell, outline, elements, settings)
     return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
@@ -108,7 +110,8 @@ def _zero(cell: Cell, outline: Outline, elements: Sequence[int], settings: ZeroS
         if ranks > 1:
             calls["all_gather", _partition_size(elements, ranks) * ranks * settings.parameter_bytes] += 1
         return calls
-    calls["all_reduce", NORM_BYTES_STAGE_3] += _num_sub_groups(elements, settings.sub_group_size, ranks)
+    norm_bytes = NORM_BYTES if settings.offloads_optimizer else NORM_BYTES_STAGE_3
+    calls["all_reduce", norm_bytes] += _num_sub_groups(elements, settings.sub_group_size, ranks)
     return calls + gathers(outline, settings, ranks, cell.grad_accum_steps)
 
 
