@@ -9,18 +9,19 @@ from bench.results.metered import Outline
 from bench.theory.zero3 import Call, padded
 from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic
 
+_FLOAT32 = 4
+
 
 def fsdp_calls(cell: Cell, outline: Outline) -> Counter[Call]:
     """Every collective of a step of fsdp. Each block of the model is a group, what is left the root's.
 
     In each micro-batch a group is gathered for its forward pass, and again for the backward pass if it was resharded, which the
     root never is. Gradients are reduce-scattered once a step, or after each micro-batch. A parameter is cut along its first
-    dimension, which is padded to equal parts. On one rank nothing is called. Source:
-    torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py and _fsdp_collectives.py. Raises UnknownTraffic in fp16, whose
-    scaler tells the ranks of an overflow, and where shapes are not known.
+    dimension, which is padded to equal parts. Clipping adds up the squared norms of all parameters in one call, the loss scaler
+    tells of an overflow in one. On one rank nothing is called. Source: torch/distributed/fsdp/_fully_shard/
+    _fsdp_param_group.py and _fsdp_collectives.py; torch/distributed/tensor/_dispatch.py, found_inf_reduce_handler. Raises
+    UnknownTraffic where shapes are not known.
     """
-    if cell.precision == "fp16":
-        raise UnknownTraffic("the theory does not cover how the loss scaler of fsdp tells the ranks of an overflow")
     calls: Counter[Call] = Counter()
     if cell.world_size == 1:
         return calls
@@ -30,6 +31,10 @@ def fsdp_calls(cell: Cell, outline: Outline) -> Counter[Call]:
         gathers = 2 if group and cell.options["reshard_after_forward"] else 1
         calls["all_gather", size] += gathers * times
         calls["reduce_scatter", size] += reductions
+    if cell.max_grad_norm:
+        calls["all_reduce", len(outline.parameters) * _FLOAT32] += 1
+    if cell.precision == "fp16":
+        calls["all_reduce", _FLOAT32] += 1
     return calls
 
 
