@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.results.record import RankRecord, Record, Witnessed
+from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
+from bench.results.record import OptimizerSettings, RankRecord, Record, Witnessed
 from bench.theory.flops import mfu, peak_flops_per_s
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -101,17 +103,27 @@ def _optimizer_differs(record: Record) -> str | None:
     """Class and settings under `matched`; under `tuned` those that the cell settles, learning rate and weight decay."""
     cell = record.cell
     expected: dict[str, Any] = {"learning_rate": cell.learning_rate, "weight_decay": cell.weight_decay}
-    if cell.profile == "matched":
+    spec = STRATEGIES[cell.strategy]
+    if cell.profile == "matched" and not spec.own_optimizer:
         expected |= {"name": cell.optimizer_class, **cell.optimizer_settings}
     for rank, seen in _witnessed(record):
         for optimizer in seen.optimizers:
             if optimizer.name == OUTER:
                 continue
-            wrong = [name for name, value in expected.items() if getattr(optimizer, name) not in (None, value)]
+            found = (
+                optimizer.model_copy(update={"name": cell.optimizer_class}) if _in_host(cell, optimizer) else optimizer
+            )
+            wrong = [name for name, value in expected.items() if getattr(found, name) not in (None, value)]
             if wrong:
                 wanted = ", ".join(f"{name} {expected[name]}" for name in wrong)
                 return f"optimizer of rank {rank.rank} is {optimizer}, expected {wanted}"
     return None
+
+
+def _in_host(cell: Cell, optimizer: OptimizerSettings) -> bool:
+    """Whether it is DeepSpeed's Adam for the host, of the same arithmetic, in an offloading strategy."""
+    offloads = STRATEGIES[cell.strategy].offload != "none" and cell.optimizer in ("adam", "adamw")
+    return offloads and optimizer.name == "DeepSpeedCPUAdam"
 
 
 def _learning_rate_differs(record: Record) -> str | None:

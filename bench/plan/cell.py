@@ -100,9 +100,9 @@ class Cell(Workload, Training):
                 f"slow_rank_frac: {self.model} computes at its own speed, expected a paced model",
                 hint="take the key out, or choose paced-nano",
             )
-        if self.partition == "dynamic" and self.strategy == "zero3":
+        if self.partition == "dynamic" and STRATEGIES[self.strategy].gathers_in_forward:
             raise SuiteError(
-                "partition: dynamic measures ranks in their forward pass, where those of zero3 wait for each other",
+                f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
                 hint="choose karmarkar_karp, or another strategy",
             )
         return self
@@ -155,6 +155,11 @@ class Cell(Workload, Training):
     def sync_every(self) -> int:
         """Optimizer steps from one exchange between all ranks to the next: what is measured is whole periods of them."""
         return int(self.options.get("every_steps", 1))
+
+    @property
+    def least_warmup_steps(self) -> int:
+        """Optimizer steps before the strategy does what it is there for: no measured window begins earlier."""
+        return int(self.options.get("start_iter", self.options.get("freeze_step", 1)))
 
     @property
     def own_pace(self) -> bool:

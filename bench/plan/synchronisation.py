@@ -9,6 +9,9 @@ from bench.errors import SuiteError
 if TYPE_CHECKING:
     from bench.plan.cell import Cell
 
+_DIVISORS = frozenset({"ranks_per_node", "hpz_partition_size", "shard_size"})
+"""Options that are the size of equal groups of ranks; 0 leaves it to the launch."""
+
 
 def check_synchronisation(cell: Cell) -> None:
     """Raise SuiteError, naming the key, where the cell's way to synchronise and its sizes don't fit."""
@@ -23,6 +26,12 @@ def check_synchronisation(cell: Cell) -> None:
             f"max_warmup_steps: found {cell.max_warmup_steps}, expected at least every_steps, {every}",
             hint=f"write max_warmup_steps: {2 * every}",
         )
+    if cell.max_warmup_steps < cell.least_warmup_steps:
+        raise SuiteError(
+            f"max_warmup_steps: found {cell.max_warmup_steps}, expected at least {cell.least_warmup_steps}, the steps before "
+            f"{cell.strategy} compresses",
+            hint=f"write max_warmup_steps: {2 * cell.least_warmup_steps}",
+        )
     if cell.num_workers < 1:
         raise SuiteError(
             f"world_size: found {cell.world_size}, expected more than num_servers, {cell.num_servers}: the last ranks are "
@@ -30,11 +39,12 @@ def check_synchronisation(cell: Cell) -> None:
         )
     if cell.num_servers:
         _check_served(cell)
-    size = cell.options.get("ranks_per_node", 0)
-    if isinstance(size, int) and size and cell.world_size % size:
-        raise SuiteError(
-            f"strategy_options.ranks_per_node: found {size}, expected a divisor of world_size, {cell.world_size}"
-        )
+    for name in _DIVISORS & cell.options.keys():
+        size = int(cell.options[name])
+        if size and cell.world_size % size:
+            raise SuiteError(
+                f"strategy_options.{name}: found {size}, expected a divisor of world_size, {cell.world_size}"
+            )
 
 
 def _check_served(cell: Cell) -> None:

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.plan.cell import Cell
-from bench.plan.deepspeed_config import bucket_elements
+from bench.plan.strategies import STRATEGIES
 from bench.results.metered import Outline
+from bench.theory.ddp import DDP_STRATEGIES, ddp_calls
 from bench.theory.delayed_traffic import DELAYED, delayed_calls
+from bench.theory.fsdp import fsdp_calls
 from bench.theory.zero3 import Call, gathers, padded
 from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic, ZeroSettings, zero_settings
 
 FLAG_BYTES, NORM_BYTES, NORM_BYTES_STAGE_3 = 1, 4, 8
-"""Messages by which ranks agree: did the loss overflow (uint8), the gradients' norm (float32; float64 at stage 3)."""
+"""Messages by which ranks agree: did the loss overflow (uint8), the gradients' norm (float32; float64 at stage 3, unless the
+optimizer is in the host)."""
 
-# torch's own bucket, and the first, which is smaller so that communication starts early (distributed.py, c10d reducer).
-_DDP_BUCKET_BYTES, _DDP_FIRST_BUCKET_BYTES = 25 * 2**20, 2**20
 # DeepSpeed's engine.py, MEMORY_OPT_ALLREDUCE_SIZE, in elements.
 _ZERO_0_BUCKET = 500_000_000
 
@@ -52,22 +53,23 @@ def traffic(
     nothing is gathered. Raises UnknownTraffic, saying why, where no rule is known.
     """
     elements = [parameter.num_elements for parameter in outline.parameters]
+    if cell.strategy == "fsdp":
+        calls = fsdp_calls(cell, outline)
+        return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
     if sorted(outline.ready) != list(range(len(elements))):
         raise UnknownTraffic("a parameter got no gradient in the first micro-batch, or more than one")
-    if cell.strategy == "ddp" or cell.strategy in DELAYED:
-        if outline.num_buffers:
-            raise UnknownTraffic(f"torch DDP broadcasts the model's {outline.num_buffers} buffers in each forward pass")
-        calls = _ddp(cell, elements, outline.ready)
-        if cell.strategy in DELAYED:
-            if step is None:
-                raise UnknownTraffic(f"steps of {cell.strategy} are unequal, and no step is named")
-            found = delayed_calls(cell, elements, calls, step, _node_size(cell, num_nodes))
-            return sorted(TrafficLine(*call, count) for call, count in found.items())
+    if cell.strategy in DELAYED:
+        if step is None:
+            raise UnknownTraffic(f"steps of {cell.strategy} are unequal, and no step is named")
+        found = delayed_calls(cell, elements, ddp_calls(cell, outline), step, _node_size(cell, num_nodes))
+        return sorted(TrafficLine(*call, count) for call, count in found.items())
+    if cell.strategy in DDP_STRATEGIES:
+        calls = ddp_calls(cell, outline, step)
     elif deepspeed_config is None:
         raise UnknownTraffic("the record holds no DeepSpeed file")
     else:
         settings = zero_settings(cell, deepspeed_config)
-        if cell.strategy != f"zero{settings.stage}":
+        if STRATEGIES[cell.strategy].zero_stage != settings.stage:
             raise UnknownTraffic(f"no rule is known for strategy {cell.strategy}")
         calls = _zero(cell, outline, elements, settings)
     return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
@@ -81,26 +83,6 @@ def _node_size(cell: Cell, num_nodes: int | None) -> int:
     if num_nodes is None:
         raise UnknownTraffic("ranks_per_node is the launcher's, and the number of nodes is not known")
     return cell.world_size // num_nodes
-
-
-def _ddp(cell: Cell, elements: Sequence[int], ready: Sequence[int]) -> Counter[Call]:
-    """One all-reduce a bucket. After the first step the buckets are made anew: gradients in the order in which they became
-    ready, a bucket closed as soon as it holds its limit. Source: torch/csrc/distributed/c10d/reducer.cpp,
-    compute_bucket_assignment_by_size and rebuild_buckets."""
-    itemsize = DTYPE_BYTES[cell.precision]
-    limits = [_DDP_FIRST_BUCKET_BYTES, _DDP_BUCKET_BYTES]
-    if cell.profile == "matched":
-        limits = [bucket_elements(sum(elements)) * itemsize]
-    calls: Counter[Call] = Counter()
-    held_bytes = 0
-    for parameter in ready:
-        held_bytes += elements[parameter] * itemsize
-        if held_bytes >= limits[0]:
-            calls["all_reduce", held_bytes] += 1
-            held_bytes, limits = 0, limits[1:] or limits
-    if held_bytes:
-        calls["all_reduce", held_bytes] += 1
-    return calls
 
 
 def _zero(cell: Cell, outline: Outline, elements: Sequence[int], settings: ZeroSettings) -> Counter[Call]:
@@ -128,7 +110,8 @@ def _zero(cell: Cell, outline: Outline, elements: Sequence[int], settings: ZeroS
         if ranks > 1:
             calls["all_gather", _partition_size(elements, ranks) * ranks * settings.parameter_bytes] += 1
         return calls
-    calls["all_reduce", NORM_BYTES_STAGE_3] += _num_sub_groups(elements, settings.sub_group_size, ranks)
+    norm_bytes = NORM_BYTES if settings.offloads_optimizer else NORM_BYTES_STAGE_3
+    calls["all_reduce", norm_bytes] += _num_sub_groups(elements, settings.sub_group_size, ranks)
     return calls + gathers(outline, settings, ranks, cell.grad_accum_steps)
 
 

@@ -138,7 +138,8 @@ class Trainer:
             medians.append(statistics.median(times_s.tolist()))
             num_steps += block
             skipped = any(result.skipped for result in self.results[taken:])
-            if len(medians) > 1 and not skipped and abs(medians[-1] / medians[-2] - 1) <= WARMUP_TOLERANCE:
+            ready = len(medians) > 1 and not skipped and num_steps >= self.cell.least_warmup_steps
+            if ready and abs(medians[-1] / medians[-2] - 1) <= WARMUP_TOLERANCE:
                 return num_steps, True
         return num_steps, False
 

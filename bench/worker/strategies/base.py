@@ -17,7 +17,16 @@ from bench.results.synchronisation import Lost
 from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from models.build import LanguageModel, build_model
 
-__all__ = ["DTYPES", "MicroBatch", "StepLoss", "Strategy", "build_cells_model", "distance_to_rank_0", "mean_loss"]
+__all__ = [
+    "DTYPES",
+    "MicroBatch",
+    "StepLoss",
+    "Strategy",
+    "build_cells_model",
+    "distance_to_rank_0",
+    "mean_loss",
+    "own_part",
+]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,6 +102,12 @@ def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:
         dtype=DTYPES[cell.precision],
         activation_checkpointing=cell.activation_checkpointing,
     )
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What of a tensor this rank holds, without its gradient: all of it, but of a DTensor (FSDP2's) this rank's part."""
+    detached = tensor.detach()
+    return detached.to_local() if hasattr(detached, "to_local") else detached
 
 
 def distance_to_rank_0(parameters: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> Replicas | None:
