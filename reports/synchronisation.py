@@ -26,7 +26,7 @@ def bytes_by_period(rows: pd.DataFrame, styles: Styles) -> Figure | None:
         "What a rank sends in a mean optimizer step; collectives as a ring would carry them, servers counted as ranks."
     )
     with panels(1, len(sizes), f"Bytes a step of {shown['model'].iloc[0]}", notes, tall=1.3) as (figure, axes):
-        divisor, unit = units.scale(shown["bytes_per_step_per_rank"].max(), "memory")
+        divisor, unit = units.scale(shown["bytes_per_step_per_rank"].max(), "bytes")
         for column, size in enumerate(sizes):
             axis, panel = axes[0, column], shown[shown["world_size"] == size]
             log2_axis(axis, panel["every_steps"], "steps from one exchange to the next (H)")

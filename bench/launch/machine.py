@@ -18,16 +18,24 @@ DeviceType = Literal["cpu", "cuda"]
 MIN_CPU_SLOTS = 8
 """Ranks that a machine without GPUs takes at least, whatever its cores: paced models need none, and the report marks
 the others as oversubscribed."""
+MIN_PACED_SLOTS = 16
+"""Ranks of a paced model, which sleep most of the time, that it takes at least."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The devices that ranks can be put on. `capability` is the lowest CUDA compute capability among them."""
+    """The devices that ranks can be put on. `capability` is the lowest CUDA compute capability among them; `num_paced_slots` is
+    how many ranks of a paced model there may be, where that is more than others."""
 
     device_type: DeviceType
     num_slots: int
     names: tuple[str, ...] = ()
     capability: tuple[int, int] | None = None
+    num_paced_slots: int = 0
+
+    def num_slots_for(self, cell: Cell) -> int:
+        """Ranks of this cell that there may be."""
+        return max(self.num_slots, self.num_paced_slots) if cell.paced else self.num_slots
 
     @property
     def description(self) -> str:
@@ -82,7 +90,10 @@ def detect(device: str, num_slots: int | None) -> Machine:
             f"--device cuda: torch can't use {gpus[0][0]}",
             hint="install a torch wheel with CUDA for it (README, V100), or use --device cpu",
         )
-    return Machine("cpu", num_slots or max(MIN_CPU_SLOTS, len(os.sched_getaffinity(0))))
+    if num_slots:
+        return Machine("cpu", num_slots)
+    num_cores = len(os.sched_getaffinity(0))
+    return Machine("cpu", max(MIN_CPU_SLOTS, num_cores), num_paced_slots=max(MIN_PACED_SLOTS, num_cores))
 
 
 def _visible_gpus() -> list[tuple[str, tuple[int, int]]]:

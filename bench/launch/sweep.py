@@ -90,8 +90,9 @@ class Sweep:
         return [planned for planned in self.runnable if planned.settings.auto]
 
     def _too_large(self, cell: Cell) -> str | None:
-        if cell.world_size > self.machine.num_slots:
-            return f"needs {cell.world_size} slots, there are {self.machine.num_slots} ({self.machine.description})"
+        slots = self.machine.num_slots_for(cell)
+        if cell.world_size > slots:
+            return f"needs {cell.world_size} slots, there are {slots} ({self.machine.description})"
         if self.hostfile is not None and self.hostfile.placement(cell.world_size) is None:
             return f"{self.hostfile.path} has no even placement for {cell.world_size} ranks"
         return None
