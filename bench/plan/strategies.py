@@ -40,6 +40,11 @@ class StrategySpec:
     removed_in: str = ""
     own_optimizer: bool = False
 
+    @property
+    def stage(self) -> int:
+        """What is divided by the ranks, as ZeRO counts it: 0 nothing, 1 the optimizer, 2 gradients too, 3 parameters too."""
+        return self.zero_stage or (3 if self.gathers_in_forward else 0)
+
 
 _DEEPSPEED = "bench.worker.strategies.zero:Zero"
 
