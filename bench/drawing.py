@@ -20,7 +20,7 @@ from reports import balance as balance_charts
 from reports import bars, charts, efficiency, seconds
 from reports import synchronisation as synchronisation_charts
 from reports import traffic as traffic_charts
-from reports.style import Style, look, styles
+from reports.style import kin_styles, look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
 _CHARTS_WORTH_A_PROCESS = 12
@@ -96,7 +96,7 @@ def wanted(
         shows = f"balance {model} {strategy} {data}" + (f" slow rank {slow:g}" if slow else "")
         found.append(Chart("balance", _slug(shows), shows, balance_charts.balance, (rows,)))
     if synchronisation is not None:
-        found += _of_synchronisation(synchronisation, looks)
+        found += _of_synchronisation(synchronisation)
     # Signs that a file name can't hold are dropped, which may leave two names alike.
     taken: Counter[str] = Counter()
     for position, chart in enumerate(found):
@@ -106,7 +106,8 @@ def wanted(
     return found
 
 
-def _of_synchronisation(rows: pd.DataFrame, looks: dict[str, Style]) -> list[Chart]:
+def _of_synchronisation(rows: pd.DataFrame) -> list[Chart]:
+    looks = kin_styles(rows["contender"])
     found = []
     for model, cells in rows.groupby("model", sort=False):
         shows = f"bytes a step {model}"

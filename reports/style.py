@@ -40,6 +40,7 @@ _KNOWN = {
     "param_server": ("#b2182b", "v"),
 }
 _OTHERS = [("#f781bf", "P"), ("#c49c94", "X"), ("#ff9896", "<"), ("#9467bd", "h"), ("#dbdb8d", "p"), ("#c7c7c7", ">")]
+_MARKERS = "osD^vPX*<>hp"
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
 _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.2, 0.95, 0.5, 0.72, 0.22
@@ -82,6 +83,18 @@ def styles(contenders: Iterable[str]) -> dict[str, Style]:
     others = [name for name in names if name not in _KNOWN]
     given = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
     return {name: Style(*(_KNOWN.get(name) or given[name])) for name in names}
+
+
+def kin_styles(contenders: Iterable[str]) -> dict[str, Style]:
+    """As `styles`, but one strategy's settings share its colour, each with a marker of its own: for charts of many settings."""
+    names = sorted(set(contenders))
+    found = {}
+    for name in names:
+        base = name.partition(" (")[0]
+        kin = [other for other in names if other.partition(" (")[0] == base]
+        color, marker = _KNOWN.get(base) or _OTHERS[names.index(kin[0]) % len(_OTHERS)]
+        found[name] = Style(color, marker if len(kin) == 1 else _MARKERS[kin.index(name) % len(_MARKERS)])
+    return found
 
 
 def look() -> AbstractContextManager[None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from reports import units
 from reports.columns import Column, table, without_empty
-from reports.style import Style, legend, log2_axis, name_panel, panels
+from reports.style import Style, log2_axis, name_panel, panels
 
 Styles = dict[str, Style]
 
@@ -25,7 +27,7 @@ def bytes_by_period(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     notes = (
         "What a rank sends in a mean optimizer step; collectives as a ring would carry them, servers counted as ranks."
     )
-    with panels(1, len(sizes), f"Bytes a step of {shown['model'].iloc[0]}", notes, tall=1.3) as (figure, axes):
+    with panels(1, len(sizes) + 1, f"Bytes a step of {shown['model'].iloc[0]}", notes, tall=1.3) as (figure, axes):
         divisor, unit = units.scale(shown["bytes_per_step_per_rank"].max(), "bytes")
         for column, size in enumerate(sizes):
             axis, panel = axes[0, column], shown[shown["world_size"] == size]
@@ -39,7 +41,7 @@ def bytes_by_period(rows: pd.DataFrame, styles: Styles) -> Figure | None:
                 )  # fmt: skip
             name_panel(axis, units.ranks(size))
         axes[0, 0].set_ylabel(f"{unit} a step and rank")
-        legend(figure, {name: styles[name] for name in dict.fromkeys(shown["contender"])}, lines=False)
+        _names(axes[0, -1], shown, styles)
     return figure
 
 
@@ -59,7 +61,7 @@ def time_and_loss(rows: pd.DataFrame, styles: Styles) -> Figure | None:
         "beats in both. A difference of losses of one seed is one draw."
     )
     title = f"Time and loss of {first['model']}{slow}"
-    with panels(1, len(counts), title, notes, tall=1.5) as (figure, axes):
+    with panels(1, len(counts) + 1, title, notes, tall=1.5) as (figure, axes):
         divisor, unit = units.scale(shown["common_s"].max(), "seconds")
         for column, count in enumerate(counts):
             axis, panel = axes[0, column], shown[shown["num_workers"] == count]
@@ -74,8 +76,18 @@ def time_and_loss(rows: pd.DataFrame, styles: Styles) -> Figure | None:
             axis.set_xlabel(f"time, {unit}")
             name_panel(axis, f"{count} workers")
         axes[0, 0].set_ylabel("loss, nats a token")
-        legend(figure, {name: styles[name] for name in dict.fromkeys(shown["contender"])}, lines=False)
+        _names(axes[0, -1], shown, styles)
     return figure
+
+
+def _names(axis: Axes, rows: pd.DataFrame, styles: Styles) -> None:
+    """The contenders in a panel of their own: there may be too many for a line."""
+    axis.axis("off")
+    handles = [
+        Line2D([], [], color=styles[name].color, marker=styles[name].marker, linestyle="", label=name)
+        for name in dict.fromkeys(rows["contender"])
+    ]
+    axis.legend(handles=handles, loc="center left", frameon=False, fontsize=7.5, bbox_to_anchor=(-0.1, 0.5))
 
 
 def pareto(rows: pd.DataFrame) -> pd.Series[bool]:

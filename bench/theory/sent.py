@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.plan.cell import Cell
+from bench.theory.compression import HALF_BYTES
 from bench.theory.delayed_traffic import DELAYED, averaging_calls, served_calls
 from bench.theory.traffic import TrafficLine, ring_volume_bytes
 from bench.theory.zero_settings import DTYPE_BYTES
@@ -27,6 +28,8 @@ def sent_bytes_per_step(
     if cell.strategy in _RING and cell.deepspeed_config is None:
         once, each = _RING[cell.strategy]
         return ring / 2 * (once + each * cell.grad_accum_steps)
+    if cell.strategy in ("ddp_fp16", "ddp_bf16"):
+        return ring / item * HALF_BYTES
     if cell.num_servers:
         return _of_servers(cell, num_params)
     if cell.strategy not in DELAYED:
