@@ -31,7 +31,10 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
         engine.check()
 
     try:
-        process = LaunchProcess(launch.command, engine.environment(launch, folder), folder, launch.cell.world_size)
+        environment = engine.environment(launch, folder)
+        process = LaunchProcess(
+            launch.command, environment, folder, launch.cell.world_size, may_be_lost=launch.cell.may_be_lost
+        )
         engine.began(launch, folder)
         try:
             status = process.wait(engine.patience_s(launch), look)

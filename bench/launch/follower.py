@@ -129,7 +129,9 @@ class Follower:
         command = no_ssh_command(self.how, launch, folder, told.master, self.node_rank)
         environment = launch_environment(self.machine, launch.cell, launch.launch_id)
         log = f"launcher_{self.node_rank}.log"
-        self._process = LaunchProcess(command, environment, folder, launch.cell.world_size, log)
+        self._process = LaunchProcess(
+            command, environment, folder, launch.cell.world_size, log, launch.cell.may_be_lost
+        )
         self._launch = launch
         self.say(f"started {launch.cell.id} ({launch.launch_id})")
 

@@ -24,8 +24,8 @@ from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from bench.worker.data.of_cell import batches_of_cell
 from bench.worker.meter.memory import ran_out_of_memory
 from bench.worker.meter.witness import optimizer_settings
-from bench.worker.strategies.adamw import MasterAdamW
 from bench.worker.strategies.base import build_cells_model
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 NUM_STEPS = 5
 MIN_STEPS = 2
@@ -47,11 +47,11 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
     # Losses don't depend on how long a layer sleeps.
     awake = {"forward_s": 0.0, "backward_s": 0.0} if cell.paced else {}
     model = build_cells_model(cell.model_copy(update={"model_options": {**cell.model_options, **awake}}), device)
-    optimizer = MasterAdamW(cell, list(model.parameters()), device)
+    optimizer = MasterOptimizer(cell, list(model.parameters()), device)
     batches, corpus = batches_of_cell(cell, model)
     # In half precision each rank's share is summed up as on its rank, where fp16 may overflow, then averaged in float32.
-    share = 1 / cell.world_size
-    num_summed = 1 if optimizer.masters else cell.world_size
+    share = 1 / cell.num_workers
+    num_summed = 1 if optimizer.masters else cell.num_workers
     losses: list[float] = []
     num_tokens: list[int] = []
     skipped: list[int] = []
@@ -60,7 +60,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
         parts: list[Tensor] = []
         trained: list[MicroBatch] = []
         num_tokens.append(0)
-        for rank in range(cell.world_size):
+        for rank in range(cell.num_workers):
             batch = batches.of_rank(len(losses), rank)
             num_tokens[-1] += batch.num_tokens
             for tokens, targets, divisor in batch.micro_batches:
@@ -71,7 +71,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
             optimizer.take(share)
             if rank == 0 and not losses:
                 parts[-1].item()
-                _check_pace(MIN_STEPS * cell.world_size * (time.monotonic() - first_step_s), budget_s)
+                _check_pace(MIN_STEPS * cell.num_workers * (time.monotonic() - first_step_s), budget_s)
         if optimizer.step():
             skipped.append(len(losses))
         losses.append(float(mean_loss(parts, trained)))

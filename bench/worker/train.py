@@ -39,6 +39,7 @@ from bench.results.launch_file import (  # noqa: E402
     read_launch_text,
 )
 from bench.results.store import write_atomically  # noqa: E402
+from bench.worker.guard import guard  # noqa: E402
 from bench.worker.started import name_ranks_as_torch_does  # noqa: E402
 
 BY_HAND = Path("results") / "by-hand"
@@ -153,6 +154,8 @@ def main() -> None:
     if launch.hosts:
         # Where nobody can end this rank any more, because its host is cut off, the kernel does.
         signal.alarm(int(launch.timeout_s) + ALARM_S)
+    if launch.cell.own_pace and rank < launch.cell.num_workers:
+        guard()
     if folder is not None:
         try:
             _redirect_output(log_path(folder, rank))
