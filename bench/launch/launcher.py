@@ -6,14 +6,24 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from bench.errors import LaunchError
 from bench.launch.hostfile import Hostfile
 from bench.launch.machine import Machine
-from bench.plan.cell import Cell
 
 LauncherName = Literal["deepspeed", "torchrun"]
+
+
+class Ranks(Protocol):
+    """What is launched, as far as a launcher is concerned: a cell, or a sweep of collectives."""
+
+    @property
+    def world_size(self) -> int: ...
+
+    @property
+    def threads_per_rank(self) -> int | None: ...
+
 
 MODULE = "bench.worker.train"
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +54,15 @@ def _local_slots(num_ranks: int) -> list[str]:
 
 
 def launch_command(
-    launcher: LauncherName, cell: Cell, launch_file: Path, port: int, hostfile: Hostfile | None
+    launcher: LauncherName,
+    cell: Ranks,
+    launch_file: Path,
+    port: int,
+    hostfile: Hostfile | None,
+    module: str = MODULE,
 ) -> list[str]:
-    """The exact command that starts the cell's ranks. Raises LaunchError if the hosts can't hold them evenly."""
+    """The exact command that starts the cell's ranks, each running `module`. Raises LaunchError if the hosts
+    can't hold them evenly."""
     # Not --launch: the runner takes that for an abbreviation of its own --launcher.
     rank_arguments = ["--from-launch", str(launch_file)]
     if hostfile is not None and not hostfile.is_this_host:
@@ -62,7 +78,7 @@ def launch_command(
         return [
             *_program("deepspeed", "deepspeed.launcher.runner"),
             *where,
-            *("--master_port", str(port), "--module", MODULE),
+            *("--master_port", str(port), "--module", module),
             *rank_arguments,
         ]
     if launcher == "deepspeed":
@@ -70,18 +86,18 @@ def launch_command(
         return [
             *_program("deepspeed", "deepspeed.launcher.runner"),
             *("--hostfile", os.devnull, *_local_slots(cell.world_size)),
-            *("--master_addr", "127.0.0.1", "--master_port", str(port), "--module", MODULE),
+            *("--master_addr", "127.0.0.1", "--master_port", str(port), "--module", module),
             *rank_arguments,
         ]
     return [
         *_program("torchrun", "torch.distributed.run"),
         *("--nproc_per_node", str(cell.world_size), "--master_addr", "127.0.0.1", "--master_port", str(port)),
-        *("--module", MODULE),
+        *("--module", module),
         *rank_arguments,
     ]
 
 
-def launch_environment(machine: Machine, cell: Cell, launch_id: str) -> dict[str, str]:
+def launch_environment(machine: Machine, cell: Ranks, launch_id: str) -> dict[str, str]:
     """The environment of a launch: this process's, and what the ranks need to find the package, its compilers and
     their devices."""
     environment = dict(os.environ)

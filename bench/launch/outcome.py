@@ -52,11 +52,12 @@ def settle(launch: Launch, folder: Path, end: End) -> Record:
     path = record_path(folder)
     if path.exists():
         return read_record(path).model_copy(update={"wall_s": end.wall_s})
-    outcome, reason, evidence = _diagnose(launch, folder, end)
+    outcome, reason, evidence = diagnose(launch.cell.world_size, launch.timeout_s, folder, end)
     return launch.record(outcome=outcome, reason=reason, evidence=evidence, wall_s=end.wall_s)
 
 
-def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
+def diagnose(world_size: int, timeout_s: float, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
+    """Outcome, reason and evidence of a launch without a record, from what its ranks and its launcher left in its folder."""
     launcher_lines = last_lines(folder / "logs" / "launcher.log")
     failures = read_failures(folder)
     # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
@@ -65,17 +66,17 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
             continue
         reason = f"rank {failure.rank}: {failure.message.splitlines()[0][:300]}"
         return failure.outcome, reason, last_lines(log_path(folder, failure.rank))
-    silent = [rank for rank in range(launch.cell.world_size) if rank not in {failure.rank for failure in failures}]
+    silent = [rank for rank in range(world_size) if rank not in {failure.rank for failure in failures}]
     if end.status is None:
         lines = [f"rank {rank}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
-        return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
+        return "timeout", f"still running after {timeout_s:g} s, ended", lines or launcher_lines
     signals = [number for number in end.first_gone.values() if number]
     signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
     killed = f", killed by signal {signals[0]}" if signals else ""
     gone = [rank for rank in end.first_gone if rank in silent] or silent
     evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
-    who = _name_ranks(gone) if gone and len(gone) < launch.cell.world_size else "the launch"
+    who = _name_ranks(gone) if gone and len(gone) < world_size else "the launch"
     if (sign := sign_of_memory(evidence, end.oom_kills_before)) is not None:
         return "oom", f"{who} ended{killed}: {sign}", evidence
     return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence

@@ -24,6 +24,7 @@ from bench.results.record import Phases, RankRecord, Record, Work
 from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
+from bench.worker.device import device_of_rank
 from bench.worker.feed import Feed, flops_per_token
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
@@ -125,7 +126,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     """
     entered_s = time.monotonic()
     cell = launch.cell
-    device = _device()
+    device = device_of_rank()
     torch.set_num_threads(cell.threads_per_rank or (1 if device.type == "cpu" else torch.get_num_threads()))
     meter = Meter(device) if launch.kind == "attribution" else None
     _join(launch, device, meter)
@@ -219,15 +220,6 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     # Nobody leaves before the record is safe; leaving without destroying aborts in one run of five.
     dist.barrier(control)
     dist.destroy_process_group()
-
-
-def _device() -> torch.device:
-    if os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        return device
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    return torch.device("cpu")
 
 
 def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:

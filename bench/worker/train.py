@@ -15,9 +15,7 @@ import argparse  # noqa: E402
 import datetime  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-import socket  # noqa: E402
 import sys  # noqa: E402
-import traceback  # noqa: E402
 import uuid  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -28,8 +26,8 @@ from bench.errors import ScalebenchError, SuiteError  # noqa: E402
 from bench.plan.cell import Cell  # noqa: E402
 from bench.plan.corpus_files import check_workload  # noqa: E402
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config  # noqa: E402
-from bench.results.launch_file import Failure, Launch, failure_path, log_path, process_path, read_launch  # noqa: E402
-from bench.results.store import write_atomically  # noqa: E402
+from bench.results.launch_file import Launch, read_launch  # noqa: E402
+from bench.worker.rank_process import announce, leave, leave_failed  # noqa: E402
 
 BY_HAND = Path("results") / "by-hand"
 
@@ -111,17 +109,6 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def _redirect_output(path: Path) -> None:
-    """Send this process's output to its own file, below Python too: C++ aborts print there as well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
 def main() -> None:
     """Entry of a rank. Exits 2 for a bad command line, 1 after a failure, which it leaves in a file for the sweep."""
     # A launcher sets these; without one this is the only rank.
@@ -137,8 +124,7 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if folder is not None:
-        _redirect_output(log_path(folder, rank))
-        write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
+        announce(folder, rank)
     try:
         from bench.worker.rank import Interval, measure
 
@@ -154,37 +140,13 @@ def main() -> None:
             ),
         )
     except BaseException as error:
-        traceback.print_exc()
-        if isinstance(error, Exception) and folder is not None:
-            _leave_failure(folder, rank, error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: with peers gone, tearing down the process group in order can hang or abort.
-        os._exit(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is written and the process group is gone; taking torch apart would cost each rank 0.7 s of CPU.
-    os._exit(0)
+        leave_failed(folder, rank, error)
+    leave(0)
 
 
 def _same_clock(started_s: float) -> bool:
     """Whether the launcher's monotonic clock can be this host's: not in its future, nor a day in its past."""
     return 0 <= _ENTERED_S - started_s < 86_400
-
-
-def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
-    from bench.worker.meter.memory import ran_out_of_memory
-
-    failure = Failure(
-        rank=rank,
-        hostname=socket.gethostname(),
-        outcome="oom" if ran_out_of_memory(error) else "crashed",
-        message=f"{type(error).__name__}: {error}"[:2000],
-    )
-    try:
-        write_atomically(failure_path(folder, rank), failure.model_dump_json())
-    except ScalebenchError as unwritten:
-        print(f"rank {rank} could not leave its failure in a file: {unwritten}", file=sys.stderr)
 
 
 if __name__ == "__main__":
