@@ -8,12 +8,13 @@ STAMP := $(VENV)/.installed
 # DeepSpeed's launchers and its compiled ops look for ninja on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup bench test test-fast check gpu-check clean
+.PHONY: help setup bench test test-fast test-hosts check gpu-check clean
 
 help:
 	@echo "make bench      measure this machine with the quick suite, write results/quick/report/index.html"
-	@echo "make test       the whole test suite (at most 20 minutes on two cores)"
+	@echo "make test       the whole test suite of one host (at most 20 minutes on two cores)"
 	@echo "make test-fast  its quick part (at most 3 minutes)"
+	@echo "make test-hosts the tests on several hosts, made on this machine (at most 9 minutes); as root, with iproute2, openssh-server, pdsh"
 	@echo "make setup      make the virtual environment $(VENV) alone; TORCH=\"torch==2.10.0\" chooses another torch"
 	@echo "make check      ruff and mypy --strict"
 	@echo "make gpu-check  on a machine with GPUs, with PYTHON's own packages: does everything work on them?"
@@ -42,10 +43,13 @@ bench: setup
 	$(BIN)/scalebench run quick
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not hosts"
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not hosts"
+
+test-hosts: setup
+	$(BIN)/python -m pytest -m hosts -rs
 
 check: setup
 	$(BIN)/ruff check .

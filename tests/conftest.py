@@ -11,6 +11,7 @@ import pytest
 from bench.results.record import Record
 from bench.results.store import read_records
 from tests.command_line import ROOT, Scalebench, command, command_environment
+from tests.netlab import Lab, Unavailable, hosts
 
 pytest_plugins = ["bench.track.plugin"]
 
@@ -78,3 +79,20 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a small tmpfs needs root and CAP_SYS_ADMIN: {made.stderr.decode().strip()}")
     yield mount
     subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.fixture(scope="session")
+def two_hosts() -> Iterator[Lab]:
+    """Two hosts for all tests that look at them. Those that do something to them take `lab`."""
+    try:
+        with hosts(2) as made:
+            yield made
+    except Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+
+
+@pytest.fixture
+def lab(two_hosts: Lab) -> Iterator[Lab]:
+    """The two hosts, mended after the test."""
+    yield two_hosts
+    two_hosts.mend()

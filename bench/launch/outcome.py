@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.launch.process import last_lines
-from bench.results.launch_file import Launch, log_path, read_failures, record_path
+from bench.results.launch_file import Launch, Started, log_path, read_failures, record_path
 from bench.results.record import Outcome, Record
 from bench.results.store import read_record
 
@@ -36,12 +37,14 @@ def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
     that were gone first with the signal that ended each (see RankWatch), and how many processes the kernel had killed for memory
-    before it began."""
+    before it began. On several hosts also what made us stop waiting (`lost`), and what was wrong with a host afterwards."""
 
     status: int | None
     wall_s: float
     first_gone: dict[int, int | None]
     oom_kills_before: int
+    lost: str | None = None
+    troubles: Mapping[str, str] = field(default_factory=dict)
 
 
 def settle(launch: Launch, folder: Path, end: End) -> Record:
@@ -51,34 +54,49 @@ def settle(launch: Launch, folder: Path, end: End) -> Record:
     """
     path = record_path(folder)
     if path.exists():
-        return read_record(path).model_copy(update={"wall_s": end.wall_s})
-    outcome, reason, evidence = diagnose(launch.cell.world_size, launch.timeout_s, folder, end)
+        # Ranks on other hosts are not told the command, which has in it what they are told.
+        return read_record(path).model_copy(update={"wall_s": end.wall_s, "command": launch.command})
+    outcome, reason, evidence = diagnose(launch, folder, end)
     return launch.record(outcome=outcome, reason=reason, evidence=evidence, wall_s=end.wall_s)
 
 
-def diagnose(world_size: int, timeout_s: float, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
+def diagnose(launch: Started, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
     """Outcome, reason and evidence of a launch without a record, from what its ranks and its launcher left in its folder."""
-    launcher_lines = last_lines(folder / "logs" / "launcher.log")
+    # Without ssh every host has a launcher of its own.
+    logs = sorted(folder.glob("logs/launcher*.log"))
+    launcher_lines = [line for log in logs for line in last_lines(log)]
     failures = read_failures(folder)
     # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
-    for failure in sorted(failures, key=lambda f: (f.outcome != "oom", _lost_a_peer(f.message), f.rank)):
+    for failure in sorted(failures, key=lambda f: (f.outcome != "oom", f.outcome == "unreachable", f.rank)):
         if failure.outcome == "crashed" and _lost_a_peer(failure.message):
             continue
-        reason = f"rank {failure.rank}: {failure.message.splitlines()[0][:300]}"
+        if failure.outcome == "unreachable" and end.troubles:
+            break
+        said = failure.message.splitlines()[0][:400]
+        # The ranks that could not meet name themselves.
+        reason = said if failure.outcome == "unreachable" else f"{_rank(launch, failure.rank)}: {said}"
         return failure.outcome, reason, last_lines(log_path(folder, failure.rank))
-    silent = [rank for rank in range(world_size) if rank not in {failure.rank for failure in failures}]
+    if end.troubles:
+        how = end.lost or (
+            "still running after its time-out" if end.status is None else "the launch ended without a record"
+        )
+        away = "; ".join(end.troubles.values())
+        return "unreachable", f"{how}, and then {away}", launcher_lines
+    silent = [rank for rank in range(launch.ranks.world_size) if rank not in {failure.rank for failure in failures}]
     if end.status is None:
-        lines = [f"rank {rank}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
-        return "timeout", f"still running after {timeout_s:g} s, ended", lines or launcher_lines
+        lines = [f"{_rank(launch, rank)}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
+        return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
     signals = [number for number in end.first_gone.values() if number]
     signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
     killed = f", killed by signal {signals[0]}" if signals else ""
     gone = [rank for rank in end.first_gone if rank in silent] or silent
     evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
-    who = _name_ranks(gone) if gone and len(gone) < world_size else "the launch"
+    who = _name_ranks(launch, gone) if gone and len(gone) < launch.ranks.world_size else "the launch"
     if (sign := sign_of_memory(evidence, end.oom_kills_before)) is not None:
         return "oom", f"{who} ended{killed}: {sign}", evidence
+    if end.lost is not None and not killed:
+        return "crashed", f"{end.lost}, and {who} without a record", evidence
     return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence
 
 
@@ -88,5 +106,11 @@ def _lost_a_peer(message: str) -> bool:
     return any(text in lowered for text in ("connection closed by peer", "connection reset by peer", "socket closed"))
 
 
-def _name_ranks(ranks: list[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+def _rank(launch: Started, rank: int) -> str:
+    """A rank by its number, and on several hosts by its host."""
+    hosts = list(launch.hosts)
+    return f"rank {rank} on {hosts[rank * len(hosts) // launch.ranks.world_size]}" if hosts else f"rank {rank}"
+
+
+def _name_ranks(launch: Started, ranks: list[int]) -> str:
+    return _rank(launch, ranks[0]) if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from bench.errors import RecordError
+from bench.results.launch_file import Started
 from bench.results.record import Environment, Outcome
 from bench.results.schema import Schema
 from bench.results.store import read_sealed, sealed_text, write_atomically
@@ -40,16 +41,16 @@ class CommPlan(Schema):
         return self
 
 
-class CommLaunch(Schema):
+class CommLaunch(Started):
     """One start of all ranks for a sweep, as every rank reads it."""
 
-    launch_id: str
+    module: ClassVar[str] = "bench.worker.comm"
+
     plan: CommPlan
-    started_at: str
-    launcher: str
-    command: list[str] = Field(default_factory=list)
-    hostname: str
-    timeout_s: float
+
+    @property
+    def ranks(self) -> CommPlan:
+        return self.plan
 
     def record(self, **found: Any) -> CommRecord:
         """The record of this sweep: what it was told, beside what was found."""
@@ -104,7 +105,7 @@ class CommRecord(Schema):
     started_at: str
     launcher: str
     command: list[str] = Field(default_factory=list)
-    hostname: str
+    hostname: str | None = None
     outcome: Outcome
     reason: str | None = None
     evidence: list[str] = Field(default_factory=list)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,9 +16,61 @@ from bench.results.record import Record
 from bench.results.store import RECORD_NAME, write_atomically
 
 LAUNCH_NAME = "launch.json"
+_Started = TypeVar("_Started", bound="Started")
 
 
-class Launch(BaseModel):
+class Ranks(Protocol):
+    """What is launched, as far as a launcher is concerned: a cell, or a sweep of collectives."""
+
+    @property
+    def world_size(self) -> int: ...
+
+    @property
+    def threads_per_rank(self) -> int | None: ...
+
+
+class Started(BaseModel):
+    """One start of all ranks, whatever they do. `module` is their program. `hosts` are those of a launch that takes more than
+    this host, in the order of their ranks, with the slots of each; `port` is where its ranks meet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    module: ClassVar[str]
+
+    launch_id: str
+    started_at: str
+    launcher: str
+    command: list[str] = []
+    hostname: str | None = None
+    timeout_s: float = 1800.0
+    hosts: dict[str, list[int]] = {}
+    port: int | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """How many there are, and of how many threads."""
+        raise NotImplementedError
+
+    def told(self, folder: Path) -> str:
+        """The launch and its folder as one word for a command line, which no shell can take for anything else: base64url of JSON.
+
+        For ranks on other hosts, where the launch file may not be. Without the launch's own command, which has this text in it.
+        """
+        launch = self.model_copy(update={"command": []}).model_dump(mode="json", exclude_defaults=True)
+        return base64.urlsafe_b64encode(json.dumps({"launch": launch, "folder": str(folder)}).encode("utf-8")).decode(
+            "ascii"
+        )
+
+    @classmethod
+    def read_told(cls: type[_Started], text: str) -> tuple[_Started, Path]:
+        """Raises RecordError if the text is not one that `told` made."""
+        try:
+            content = json.loads(base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True))
+            return cls.model_validate(content["launch"]), Path(content["folder"])
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise RecordError("--launch-text: found what is no launch", hint="scalebench writes it") from error
+
+
+class Launch(Started):
     """One start of all ranks for one cell, as every rank reads it.
 
     `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes), `hostname`
@@ -25,23 +78,21 @@ class Launch(BaseModel):
     launches: what the order of arms is drawn from, and what is disturbed on purpose.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    module: ClassVar[str] = "bench.worker.train"
 
-    launch_id: str
     kind: Literal["timing", "attribution"] = "timing"
     cell: Cell
     suite: str | None = None
     sequence: int | None = None
     twin: bool = False
-    started_at: str
     started_monotonic_s: float | None = None
-    launcher: str
-    command: list[str] = []
-    hostname: str | None = None
     affinity: list[int] | None = None
-    timeout_s: float = 1800.0
     seed: int = 0
     injections: list[Injection] = []
+
+    @property
+    def ranks(self) -> Cell:
+        return self.cell
 
     def record(self, **found: Any) -> Record:
         """The record of this launch: what it was told, beside what was found."""
@@ -56,7 +107,7 @@ class Failure(BaseModel):
 
     rank: int
     hostname: str
-    outcome: Literal["oom", "crashed"]
+    outcome: Literal["oom", "crashed", "unreachable"]
     message: str
 
 

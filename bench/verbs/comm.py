@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.errors import LaunchError, nearest
+from bench.verbs.hosts import (
+    Asked,
+    ExcludeOption,
+    HostfileOption,
+    IncludeOption,
+    LauncherArgsOption,
+    MasterOption,
+    MultinodeOption,
+    PlacementOption,
+    chosen_hosts,
+    over_ssh,
+)
 from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, terminal
 
 if TYPE_CHECKING:
@@ -18,6 +30,7 @@ if TYPE_CHECKING:
 
     from bench.comm import Found
     from bench.launch.hostfile import Hostfile
+    from bench.launch.placement import Placement
     from bench.results.comm import CommPlan, CommRecord
 
 _UNITS = {
@@ -50,7 +63,13 @@ def comm(
     output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/comm]")] = None,
     launcher: LauncherOption = "deepspeed",
     device: DeviceOption = "auto",
-    hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
+    hostfile: HostfileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    placement: PlacementOption = None,
+    multinode_launcher: MultinodeOption = "pdsh",
+    launcher_args: LauncherArgsOption = "",
+    master_addr: MasterOption = None,
     record: Annotated[Path | None, typer.Option(help="Measure nothing: read this record of an earlier sweep.")] = None,
     write_machine: Annotated[
         Path | None,
@@ -76,15 +95,20 @@ def comm(
     if record is not None:
         from bench.results.comm import read_comm
 
-        measured = read_comm(record)
-        path = record
+        measured, path = read_comm(record), record
     else:
-        plan_fields = {"operations": _operations(operations), "min_bytes": _size("--min-bytes", min_bytes)}
-        plan_fields["max_bytes"] = None if max_bytes is None else _size("--max-bytes", max_bytes)
+        started_by = chosen_launcher(launcher, device)
+        asked = Asked(started_by, multinode_launcher, launcher_args, master_addr, False, None, 0)
+        hosts = chosen_hosts(hostfile, include, exclude, asked)
+        fields = {
+            "world_size": world_size,
+            "operations": _operations(operations),
+            "min_bytes": _size("--min-bytes", min_bytes),
+            "max_bytes": None if max_bytes is None else _size("--max-bytes", max_bytes),
+            "budget_s": budget_s,
+        }
         folder = output or Path("results") / "comm"
-        measured, path = _measure(
-            {**plan_fields, "budget_s": budget_s}, world_size, launcher, device, hostfile, folder, console
-        )
+        measured, path = _measure(fields, asked, hosts, placement, device, folder, console)
     from bench.comm import found, write
 
     sweep = found(measured)
@@ -106,34 +130,53 @@ def comm(
 
 def _measure(
     fields: dict[str, Any],
-    world_size: int | None,
-    launcher: str,
+    asked: Asked,
+    hosts: Hostfile | None,
+    placement: str | None,
     device: str,
-    hostfile: Path | None,
     folder: Path,
     console: Console,
 ) -> tuple[CommRecord, Path]:
     from bench.launch.comm import FOLDER_NAME, run_comm
-    from bench.launch.hostfile import read_hostfile
+    from bench.launch.engine import ThisHost
     from bench.launch.interrupt import Interrupted
     from bench.launch.machine import detect
     from bench.results.launch_file import record_path
     from bench.results.store import locked
 
-    started_by = chosen_launcher(launcher, device)
-    hosts = read_hostfile(hostfile) if hostfile is not None else None
     place = detect(device, None if hosts is None else hosts.num_slots)
-    plan = _plan({**fields, "world_size": world_size or _default_ranks(hosts, place.num_slots, place.device_type)})
+    ranks = fields["world_size"] or _default_ranks(hosts, place.num_slots, place.device_type)
+    plan = _plan({**fields, "world_size": ranks})
+    where = _placed(hosts, plan.world_size, placement)
+    engine = ThisHost(asked.launcher, place) if where is None else over_ssh(asked, place)
     console.print(
-        f"{plan.world_size} ranks, {', '.join(plan.operations)}; {place.description}", markup=False, highlight=False
+        f"{plan.world_size} ranks{'' if where is None else f' ({where})'}, {', '.join(plan.operations)}; {place.description}",
+        markup=False,
+        highlight=False,
     )
     with locked(folder):
         try:
-            measured = run_comm(plan, place, started_by, folder, hosts)
+            measured = run_comm(plan, place, asked.launcher, engine, folder, where)
         except (Interrupted, KeyboardInterrupt) as stop:
             print(f"stopped ({stop or 'SIGINT'}): nothing was kept", file=sys.stderr)
             raise typer.Exit(130) from None
     return measured, record_path(folder / FOLDER_NAME / measured.launch_id)
+
+
+def _placed(hosts: Hostfile | None, world_size: int, placement: str | None) -> Placement | None:
+    """Where the ranks go; None where all are on this host, and nobody has to be asked."""
+    if placement not in (None, "pack", "spread"):
+        raise LaunchError(f"--placement: found {placement!r}", hint=nearest(placement, ("pack", "spread")))
+    if hosts is None or hosts.is_this_host:
+        return None
+    found = hosts.place(world_size, "spread" if placement == "spread" else "pack")
+    if found is None:
+        raise LaunchError(
+            f"--world-size: {hosts.path} has no even placement for {world_size} ranks (equally many on each host)"
+        )
+    from bench.launch.remote import is_this_host
+
+    return None if found.num_nodes == 1 and is_this_host(found.first) else found
 
 
 def _default_ranks(hosts: Hostfile | None, num_slots: int, device_type: str) -> int:

@@ -11,29 +11,36 @@ import sys
 from pathlib import Path
 
 from bench.errors import ScalebenchError
-from bench.results.comm import read_comm_launch
+from bench.results.comm import CommLaunch, read_comm_launch
 from bench.worker.rank_process import announce, leave, leave_failed
+from bench.worker.started import name_ranks_as_torch_does
 
 
 def main() -> None:
     """Entry of a rank. Exits 2 for a bad command line, 1 after a failure, which it leaves in a file for who started it."""
     parser = argparse.ArgumentParser(prog="bench.worker.comm", description="One rank of a sweep of collectives.")
-    parser.add_argument("--from-launch", dest="launch", type=Path, required=True, help="written by `scalebench comm`")
+    told = parser.add_mutually_exclusive_group(required=True)
+    told.add_argument("--from-launch", dest="launch", type=Path, help="launch file written by `scalebench comm`")
+    told.add_argument("--launch-text", help="the same as one word, for ranks on other hosts")
     parser.add_argument("--local-rank", "--local_rank", type=int, help="given by the deepspeed launcher; not used")
-    path: Path = parser.parse_args().launch
+    parsed = parser.parse_args()
+    name_ranks_as_torch_does()
     try:
-        launch = read_comm_launch(path)
+        if parsed.launch_text is not None:
+            launch, folder = CommLaunch.read_told(parsed.launch_text)
+        else:
+            launch, folder = read_comm_launch(parsed.launch), parsed.launch.parent
     except ScalebenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     rank = int(os.environ["RANK"])
-    announce(path.parent, rank)
+    announce(folder, rank)
     try:
         from bench.worker.comm_sweep import sweep
 
-        sweep(launch, path.parent)
+        sweep(launch, folder)
     except BaseException as error:
-        leave_failed(path.parent, rank, error)
+        leave_failed(folder, rank, error)
     leave(0)
 
 

@@ -9,15 +9,19 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from bench.errors import ScalebenchError
+from bench.errors import ScalebenchError, UnreachableError
 from bench.results.launch_file import Failure, failure_path, log_path, process_path
 from bench.results.store import write_atomically
 
 
 def announce(folder: Path, rank: int) -> None:
-    """Send this process's output to its own file, and write where it runs, so that it can be watched."""
-    _redirect_output(log_path(folder, rank))
-    write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
+    """Send this process's output to its own file, and write where it runs, so that it can be watched. Exits 2 where it can't."""
+    try:
+        _redirect_output(log_path(folder, rank))
+        write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
+    except (OSError, ScalebenchError) as error:
+        print(f"error: rank {rank} on {socket.gethostname()} can't keep its files: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _redirect_output(path: Path) -> None:
@@ -50,11 +54,12 @@ def leave_failed(folder: Path | None, rank: int, error: BaseException) -> NoRetu
 def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
     from bench.worker.meter.memory import ran_out_of_memory
 
+    unmet = isinstance(error, UnreachableError)
     failure = Failure(
         rank=rank,
         hostname=socket.gethostname(),
-        outcome="oom" if ran_out_of_memory(error) else "crashed",
-        message=f"{type(error).__name__}: {error}"[:2000],
+        outcome="oom" if ran_out_of_memory(error) else "unreachable" if unmet else "crashed",
+        message=str(error) if unmet else f"{type(error).__name__}: {error}"[:2000],
     )
     try:
         write_atomically(failure_path(folder, rank), failure.model_dump_json())

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bench.launch.comm import MODULE
 from bench.results.comm import CommLaunch, CommPlan, CommRecord, read_comm
 from bench.results.launch_file import record_path
 from bench.worker import collectives, comm_sweep
@@ -70,7 +69,6 @@ def _sweep(folder: Path, refuses: str | None, **plan: object) -> None:
         plan=CommPlan.model_validate({"world_size": RANKS, **plan}),
         started_at="now",
         launcher="forked",
-        command=[MODULE],
         hostname="here",
         timeout_s=60,
     )
