@@ -45,9 +45,12 @@ def line(size_bytes: ArrayLike, seconds: ArrayLike) -> Line | None:
     """The line through seconds by size, both of shape (points,); None for fewer than 4 sizes, and where the sizes are all so
     small, or all so large, that one of the constants does not show.
 
-    Fitted on logarithms, so that every size counts alike and both constants stay above zero, by Huber's M-estimator, so that a
-    size at which the backend behaves otherwise does not bend the line (Huber, Robust Statistics, 1981, section 7.8; covariance
-    by his equation 6.5 there). Intervals: Student's t on the logarithm.
+    Fitted on logarithms, so that both constants stay above zero and a size of a microsecond counts as one of a second. A size
+    weighs by how purely it shows one constant: all of it where latency is all there is, down to nothing in between, and up again
+    with the root of its size, because the bandwidth is that of a message without end; what lies between follows no line (a
+    backend changes its way, a link lets a burst through). Huber's M-estimator, so that a size at which something stood still
+    does not bend the line (Huber, Robust Statistics, 1981, section 7.8). Intervals: Student's t on the logarithm, by the
+    sandwich of those weights.
     """
     sizes = np.asarray(size_bytes, dtype=np.float64)
     return plane(np.ones_like(sizes), sizes, seconds)
@@ -59,23 +62,26 @@ def plane(latencies: ArrayLike, volumes: ArrayLike, seconds: ArrayLike) -> Line 
     terms = np.stack([np.asarray(latencies, dtype=np.float64), np.asarray(volumes, dtype=np.float64)], axis=1)
     if len(times) < FEWEST or not (times > 0).all():
         return None
-    weights = np.ones_like(times)
+    large = np.sqrt(terms[:, 1] / terms[:, 1].max())
     # A guess: the quickest is latency alone; of the slowest, at least a tenth is not.
     quickest, slowest = int(times.argmin()), int(times.argmax())
     per_byte = max(times[slowest] - times[quickest], 0.1 * times[slowest]) / terms[slowest, 1]
     values: Vector = np.log(np.array([times[quickest] / terms[quickest, 0], per_byte]))
+    clipped = np.ones_like(times)
     for _ in range(_ROUNDS):
-        fit = fitted(partial(_residuals, terms, np.log(times), np.sqrt(weights)), values)
+        found, slopes = _residuals(terms, np.log(times), np.ones_like(times), values)
+        shown = slopes[:, 0] ** 2 + large * slopes[:, 1] ** 2
+        fit = fitted(partial(_residuals, terms, np.log(times), np.sqrt(shown * clipped)), values)
         if fit is None or not np.isfinite(fit.values).all():
             return None
         found, slopes = _residuals(terms, np.log(times), np.ones_like(times), fit.values)
-        scale = float(np.median(abs(found))) / _MEDIAN_NORMAL
         settled = bool((abs(fit.values - values) < _SETTLED).all())
         values = fit.values
+        scale = _weighted_median(abs(found), shown) / _MEDIAN_NORMAL
         if settled or scale == 0:
             break
-        weights = np.minimum(1.0, _TUNING * scale / np.maximum(abs(found), 1e-300))
-    half = _half_widths(found, slopes, scale)
+        clipped = np.minimum(1.0, _TUNING * scale / np.maximum(abs(found), 1e-300))
+    half = _half_widths(found, slopes, shown, scale)
     # Its part of any figure tells a constant; where that is small everywhere, noise would.
     if not (half < _WIDEST).all() or (slopes.max(axis=0) < _LEAST_PART).any():
         return None
@@ -103,14 +109,24 @@ def _residuals(
     return weights * (np.log(whole) - log_times), weights[:, None] * parts / whole[:, None]
 
 
-def _half_widths(found: Vector, slopes: NDArray[np.float64], scale: float) -> Vector:
-    """Half the intervals of the two logarithms."""
-    degrees = len(found) - slopes.shape[1]
+def _weighted_median(values: Vector, weights: Vector) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
+
+
+def _half_widths(found: Vector, slopes: NDArray[np.float64], weights: Vector, scale: float) -> Vector:
+    """Half the intervals of the two logarithms: (J'WJ)^-1 J'W^2 J (J'WJ)^-1 times the residuals' variance, with Huber's
+    correction. Degrees of freedom: the points that the weights come to, less two."""
     if scale == 0:
         return np.zeros(slopes.shape[1])
     clipped = np.clip(found / scale, -_TUNING, _TUNING)
-    inside = float(np.mean(abs(found) <= _TUNING * scale))
-    correction = 1 + slopes.shape[1] / len(found) * (1 - inside) / inside
-    variance = (correction * scale / inside) ** 2 * float(clipped @ clipped) / degrees
-    covariance = variance * np.linalg.inv(slopes.T @ slopes)
-    return np.asarray(special.stdtrit(degrees, (1 + CONFIDENCE) / 2) * np.sqrt(np.diag(covariance)))
+    inside = float(weights @ (abs(found) <= _TUNING * scale)) / weights.sum()
+    number = float(weights.sum() ** 2 / (weights @ weights))
+    degrees = max(1.0, number - slopes.shape[1])
+    correction = 1 + slopes.shape[1] / number * (1 - inside) / inside
+    spread = float(weights @ clipped**2) / weights.sum() * number / degrees
+    bread = np.linalg.inv(slopes.T @ (weights[:, None] * slopes))
+    covariance = bread @ (slopes.T @ ((weights**2)[:, None] * slopes)) @ bread
+    errors = np.sqrt((correction * scale / inside) ** 2 * spread * np.diag(covariance))
+    return np.asarray(special.stdtrit(degrees, (1 + CONFIDENCE) / 2) * errors)
