@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import LaunchError
+from bench.launch.attempt import until_it_ends
 from bench.launch.engine import Engine
 from bench.launch.interrupt import stop_on_signal
 from bench.launch.launcher import LauncherName, free_port
 from bench.launch.machine import Machine
 from bench.launch.outcome import diagnose
 from bench.launch.placement import Placement
-from bench.launch.until_it_ends import until_it_ends
 from bench.results.comm import CommLaunch, CommPlan, CommRecord, read_comm, write_comm, write_comm_launch
 from bench.results.launch_file import LAUNCH_NAME, record_path
 

@@ -42,8 +42,16 @@ class Engine(Protocol[_Launch]):
         """Called about ten times a second while the launch runs. Raises HostLost."""
         ...
 
+    def patience_s(self, launch: _Launch) -> float:
+        """Seconds after which a launch that has not ended is ended."""
+        ...
+
     def ended(self, launch: _Launch, folder: Path, ok: bool) -> dict[str, str]:
         """End the launch on all other hosts and fetch what they have of it. What went wrong with a host, by its name."""
+        ...
+
+    def leftover(self, launch: _Launch, folder: Path) -> dict[str, str]:
+        """End on other hosts what a killed sweep left running of a launch. What went wrong with a host, by its name."""
         ...
 
     def close(self) -> None:
@@ -76,7 +84,13 @@ class ThisHost:
     def check(self) -> None:
         pass
 
+    def patience_s(self, launch: Started) -> float:
+        return launch.timeout_s
+
     def ended(self, launch: Started, folder: Path, ok: bool) -> dict[str, str]:
+        return {}
+
+    def leftover(self, launch: Started, folder: Path) -> dict[str, str]:
         return {}
 
     def close(self) -> None:

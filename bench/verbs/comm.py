@@ -21,7 +21,7 @@ from bench.verbs.hosts import (
     MultinodeOption,
     PlacementOption,
     chosen_hosts,
-    over_ssh,
+    from_one_host,
 )
 from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, terminal
 
@@ -147,8 +147,8 @@ def _measure(
     place = detect(device, None if hosts is None else hosts.num_slots)
     ranks = fields["world_size"] or _default_ranks(hosts, place.num_slots, place.device_type)
     plan = _plan({**fields, "world_size": ranks})
-    where = _placed(hosts, plan.world_size, placement)
-    engine = ThisHost(asked.launcher, place) if where is None else over_ssh(asked, place)
+    where = _placed(hosts, plan.world_size, placement, asked.launcher)
+    engine = ThisHost(asked.launcher, place) if where is None else from_one_host(asked, place)
     console.print(
         f"{plan.world_size} ranks{'' if where is None else f' ({where})'}, {', '.join(plan.operations)}; {place.description}",
         markup=False,
@@ -163,11 +163,11 @@ def _measure(
     return measured, record_path(folder / FOLDER_NAME / measured.launch_id)
 
 
-def _placed(hosts: Hostfile | None, world_size: int, placement: str | None) -> Placement | None:
+def _placed(hosts: Hostfile | None, world_size: int, placement: str | None, launcher: str) -> Placement | None:
     """Where the ranks go; None where all are on this host, and nobody has to be asked."""
     if placement not in (None, "pack", "spread"):
         raise LaunchError(f"--placement: found {placement!r}", hint=nearest(placement, ("pack", "spread")))
-    if hosts is None or hosts.is_this_host:
+    if hosts is None:
         return None
     found = hosts.place(world_size, "spread" if placement == "spread" else "pack")
     if found is None:
@@ -176,7 +176,8 @@ def _placed(hosts: Hostfile | None, world_size: int, placement: str | None) -> P
         )
     from bench.launch.remote import is_this_host
 
-    return None if found.num_nodes == 1 and is_this_host(found.first) else found
+    alone = found.num_nodes == 1 and is_this_host(found.first) and launcher != "slurm"
+    return None if alone else found
 
 
 def _default_ranks(hosts: Hostfile | None, num_slots: int, device_type: str) -> int:

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from bench.launch.hostfile import Hostfile
     from bench.launch.launcher import LauncherName
     from bench.launch.machine import Machine
-    from bench.launch.over_ssh import OverSsh
     from bench.launch.several import MultinodeLauncher, Several
-    from bench.results.launch_file import Launch
+    from bench.results.launch_file import Launch, Started
 
 MULTINODE_LAUNCHERS = ("pdsh", "ssh", "openmpi")
 
@@ -94,15 +93,19 @@ def engine_for(asked: Asked, hosts: Hostfile | None, machine: Machine, suite: st
     """What starts the launches that take more than this host; None where there is no other."""
     if hosts is None or (hosts.is_this_host and asked.launcher != "slurm"):
         return None
-    if asked.node_rank is not None:
+    if asked.node_rank is not None and asked.launcher != "slurm":
         from bench.launch.head import Head
 
         return Head(_how(asked), machine, hosts.numbered, suite, asked.control_port, _warn)
-    return over_ssh(asked, machine)
+    return from_one_host(asked, machine)
 
 
-def over_ssh(asked: Asked, machine: Machine) -> OverSsh:
-    """What starts the ranks of several hosts from this one."""
+def from_one_host(asked: Asked, machine: Machine) -> Engine[Started]:
+    """What starts the ranks of several hosts from this one, whatever they do: ssh, or a job."""
+    if asked.launcher == "slurm":
+        from bench.launch.slurm import Slurm
+
+        return Slurm(machine, asked.launcher_args)
     from bench.launch.over_ssh import OverSsh
 
     return OverSsh(_how(asked), machine, _warn)

@@ -1,4 +1,4 @@
-"""A launch from its start to its end on every host."""
+"""One launch from its start to its record, whatever happens to it on the way."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.launch.engine import Engine, HostLost
-from bench.launch.outcome import End, num_oom_kills
+from bench.launch.outcome import End, num_oom_kills, settle
 from bench.launch.process import LaunchProcess
-from bench.results.launch_file import Started, record_path
+from bench.launch.slurm import TIMED_OUT
+from bench.results.launch_file import Launch, Started, record_path, write_launch
+from bench.results.record import Record
 
 _Launch = TypeVar("_Launch", bound=Started)
 
 
+def attempt(launch: Launch, folder: Path, engine: Engine[Launch], tick: Callable[[], None]) -> Record:
+    """The record of one launch, made as `until_it_ends` has it."""
+    launch = launch.model_copy(update={"command": engine.command(launch, folder)})
+    write_launch(folder, launch)
+    return settle(launch, folder, until_it_ends(launch, folder, engine, tick))
+
+
 def until_it_ends(launch: _Launch, folder: Path, engine: Engine[_Launch], tick: Callable[[], None]) -> End:
-    """Start a launch, wait for it and end it, on every host. One that is stopped in between leaves no part of a record."""
+    """Start a launch by an engine, wait for it and end it, on every host. One that is stopped in between leaves a whole record or
+    nothing. `tick` is called about ten times a second."""
     oom_kills = num_oom_kills()
     started = time.monotonic()
     process: LaunchProcess | None = None
@@ -32,19 +42,21 @@ def until_it_ends(launch: _Launch, folder: Path, engine: Engine[_Launch], tick: 
         process = LaunchProcess(launch.command, engine.environment(launch, folder), folder, launch.ranks.world_size)
         engine.began(launch, folder)
         try:
-            status = process.wait(launch.timeout_s, look)
+            status = process.wait(engine.patience_s(launch), look)
         except HostLost as error:
             status, lost = 1, str(error)
     except BaseException:
         if process is not None:
             process.end()
-        engine.ended(launch, folder, ok=False)
+            engine.ended(launch, folder, ok=False)
         # A launch cut off in the middle measured nothing that can be used; one whose record is whole stays.
         if not record_path(folder).exists():
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
         raise
+    if launch.launcher == "slurm" and status == TIMED_OUT:
+        status = None
     process.end()
     wall_s = time.monotonic() - started
     troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
