@@ -121,8 +121,9 @@ _SIZES = (
     "Small messages are bound by latency: there it rises with the size."
 )
 _FITS = (
-    "seconds = latency + size / bandwidth, fitted to all sizes, each counting alike, with 95 % intervals. Off by: the median "
-    "relative residual. Where a backend changes its way at some size no single line fits, and it is large."
+    "seconds = latency + size / bandwidth, with 95 % intervals; the smallest sizes decide on latency, the largest on "
+    "bandwidth. Off by: the median relative residual of all sizes. Where a backend changes its way at some size no single line "
+    "fits, and it is large."
 )
 _POINTS = "The median over repetitions of the slowest rank's time."
 _ASSUMED = [
