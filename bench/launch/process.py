@@ -146,26 +146,28 @@ class LaunchProcess:
         self.ranks.close()
 
 
-def end_processes(launch_id: str) -> None:
-    """End every process of this host that carries the launch's id, whoever its parent is now. Raises LaunchError if one
-    can't be ended within ten seconds."""
+def end_processes(*launch_ids: str) -> None:
+    """End every process of this host that carries the id of one of these launches, whoever its parent is now. Raises
+    LaunchError if one can't be ended within ten seconds."""
     deadline = time.monotonic() + 10
-    while processes := list(_members(launch_id)):
+    while processes := list(_members(launch_ids)):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         # Not psutil.wait_procs: it waits for zombies too, which nobody may be there to reap.
         time.sleep(0.02)
         if time.monotonic() > deadline:
-            raise LaunchError(f"cannot end processes {[process.pid for process in processes]} of launch {launch_id}")
+            raise LaunchError(
+                f"cannot end processes {[process.pid for process in processes]} of launch {', '.join(launch_ids)}"
+            )
 
 
-def _members(launch_id: str) -> Iterator[psutil.Process]:
+def _members(launch_ids: tuple[str, ...]) -> Iterator[psutil.Process]:
     mine = os.getpid()
     for process in psutil.process_iter():
         try:
             alive = process.pid != mine and process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.environ().get(MARK) == launch_id:
+            if alive and process.environ().get(MARK) in launch_ids:
                 yield process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # gone in between, or another user's and so not ours

@@ -207,7 +207,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         record = launch.record(
             outcome="ok",
             work=work,
-            environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
+            environment=environment(device, num_nodes=len(launch.hosts) or len({rank.hostname for rank in ranks})),
             deepspeed_config=trainer.strategy.deepspeed_config,
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
