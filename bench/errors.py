@@ -45,6 +45,10 @@ class LaunchError(ScalebenchError):
     """Nothing can be started here: no such launcher, no such device, a locked folder."""
 
 
+class UnreachableError(LaunchError):
+    """A host that a launch needs can't be reached, or the ranks on it can't reach each other."""
+
+
 class TrackError(ScalebenchError):
     """A history of step times, or a baseline out of it, cannot be used, or not be added to."""
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from bench.errors import LaunchError
-from bench.launch.hostfile import Hostfile
 from bench.launch.machine import Machine
+from bench.launch.variables import MARK
 from bench.plan.cell import Cell
 
-LauncherName = Literal["deepspeed", "torchrun"]
+LauncherName = Literal["deepspeed", "torchrun", "slurm"]
 
 MODULE = "bench.worker.train"
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "SCALEBENCH_LAUNCH_ID"
-"""Every process of a launch carries its id in this variable, so that all of them can be found and ended."""
 
 
 def free_port() -> int:
@@ -28,7 +26,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _program(name: str, module: str) -> list[str]:
+def program(name: str, module: str) -> list[str]:
     """The launcher's own script beside this Python if it is there, else the module that the script would call."""
     script = Path(sys.executable).with_name(name)
     return [str(script)] if script.exists() else [sys.executable, "-m", module]
@@ -43,42 +41,26 @@ def _local_slots(num_ranks: int) -> list[str]:
     return ["--num_gpus", str(num_ranks)]
 
 
-def launch_command(
-    launcher: LauncherName, cell: Cell, launch_file: Path, port: int, hostfile: Hostfile | None
-) -> list[str]:
-    """The exact command that starts the cell's ranks. Raises LaunchError if the hosts can't hold them evenly."""
+def local_command(launcher: LauncherName, cell: Cell, launch_file: Path, port: int) -> list[str]:
+    """The command that starts a cell's ranks on this host. Raises LaunchError for a launcher that can't."""
     # Not --launch: the runner takes that for an abbreviation of its own --launcher.
     rank_arguments = ["--from-launch", str(launch_file)]
-    if hostfile is not None and not hostfile.is_this_host:
-        placement = hostfile.placement(cell.world_size)
-        if placement is None:
-            raise LaunchError(f"{hostfile.path} has no even placement for {cell.world_size} ranks")
-        num_nodes, num_ranks = placement
-        if launcher != "deepspeed":
-            raise LaunchError(f"{launcher} starts the ranks of one host only", hint="use --launcher deepspeed")
-        first = next(iter(hostfile.slots))
-        where = ["--hostfile", str(hostfile.path), "--num_nodes", str(num_nodes), "--num_gpus", str(num_ranks)]
-        where += ["--master_addr", first, "--force_multi"]
-        return [
-            *_program("deepspeed", "deepspeed.launcher.runner"),
-            *where,
-            *("--master_port", str(port), "--module", MODULE),
-            *rank_arguments,
-        ]
     if launcher == "deepspeed":
         # An absent hostfile keeps the runner from reading /job/hostfile, which some images carry.
         return [
-            *_program("deepspeed", "deepspeed.launcher.runner"),
+            *program("deepspeed", "deepspeed.launcher.runner"),
             *("--hostfile", os.devnull, *_local_slots(cell.world_size)),
             *("--master_addr", "127.0.0.1", "--master_port", str(port), "--module", MODULE),
             *rank_arguments,
         ]
-    return [
-        *_program("torchrun", "torch.distributed.run"),
-        *("--nproc_per_node", str(cell.world_size), "--master_addr", "127.0.0.1", "--master_port", str(port)),
-        *("--module", MODULE),
-        *rank_arguments,
-    ]
+    if launcher == "torchrun":
+        return [
+            *program("torchrun", "torch.distributed.run"),
+            *("--nproc_per_node", str(cell.world_size), "--master_addr", "127.0.0.1", "--master_port", str(port)),
+            *("--module", MODULE),
+            *rank_arguments,
+        ]
+    raise LaunchError(f"{launcher} starts no ranks on this host alone", hint="use --launcher deepspeed or torchrun")
 
 
 def launch_environment(machine: Machine, cell: Cell, launch_id: str) -> dict[str, str]:

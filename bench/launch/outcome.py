@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.launch.process import last_lines
@@ -36,12 +37,14 @@ def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
     that were gone first with the signal that ended each (see RankWatch), and how many processes the kernel had killed for memory
-    before it began."""
+    before it began. On several hosts also what made us stop waiting (`lost`), and what was wrong with a host afterwards."""
 
     status: int | None
     wall_s: float
     first_gone: dict[int, int | None]
     oom_kills_before: int
+    lost: str | None = None
+    troubles: Mapping[str, str] = field(default_factory=dict)
 
 
 def settle(launch: Launch, folder: Path, end: End) -> Record:
@@ -51,23 +54,36 @@ def settle(launch: Launch, folder: Path, end: End) -> Record:
     """
     path = record_path(folder)
     if path.exists():
-        return read_record(path).model_copy(update={"wall_s": end.wall_s})
+        # Ranks on other hosts are not told the command, which has in it what they are told.
+        return read_record(path).model_copy(update={"wall_s": end.wall_s, "command": launch.command})
     outcome, reason, evidence = _diagnose(launch, folder, end)
     return launch.record(outcome=outcome, reason=reason, evidence=evidence, wall_s=end.wall_s)
 
 
 def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
-    launcher_lines = last_lines(folder / "logs" / "launcher.log")
+    # Without ssh every host has a launcher of its own.
+    logs = sorted(folder.glob("logs/launcher*.log"))
+    launcher_lines = [line for log in logs for line in last_lines(log)]
     failures = read_failures(folder)
     # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
-    for failure in sorted(failures, key=lambda f: (f.outcome != "oom", _lost_a_peer(f.message), f.rank)):
+    for failure in sorted(failures, key=lambda f: (f.outcome != "oom", f.outcome == "unreachable", f.rank)):
         if failure.outcome == "crashed" and _lost_a_peer(failure.message):
             continue
-        reason = f"rank {failure.rank}: {failure.message.splitlines()[0][:300]}"
+        if failure.outcome == "unreachable" and end.troubles:
+            break
+        said = failure.message.splitlines()[0][:400]
+        # The ranks that could not meet name themselves.
+        reason = said if failure.outcome == "unreachable" else f"{_rank(launch, failure.rank)}: {said}"
         return failure.outcome, reason, last_lines(log_path(folder, failure.rank))
+    if end.troubles:
+        how = end.lost or (
+            "still running after its time-out" if end.status is None else "the launch ended without a record"
+        )
+        away = "; ".join(end.troubles.values())
+        return "unreachable", f"{how}, and then {away}", launcher_lines
     silent = [rank for rank in range(launch.cell.world_size) if rank not in {failure.rank for failure in failures}]
     if end.status is None:
-        lines = [f"rank {rank}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
+        lines = [f"{_rank(launch, rank)}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
         return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
     if end.status < 0:
         return "crashed", f"the launcher was killed by signal {-end.status}", launcher_lines
@@ -77,9 +93,11 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
     killed = f", killed by signal {signals[0]}" if signals else ""
     gone = [rank for rank in end.first_gone if rank in silent] or silent
     evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
-    who = _name_ranks(gone) if gone and len(gone) < launch.cell.world_size else "the launch"
+    who = _name_ranks(launch, gone) if gone and len(gone) < launch.cell.world_size else "the launch"
     if (sign := sign_of_memory(evidence, end.oom_kills_before)) is not None:
         return "oom", f"{who} ended{killed}: {sign}", evidence
+    if end.lost is not None and not killed:
+        return "crashed", f"{end.lost}, and {who} without a record", evidence
     return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence
 
 
@@ -89,5 +107,11 @@ def _lost_a_peer(message: str) -> bool:
     return any(text in lowered for text in ("connection closed by peer", "connection reset by peer", "socket closed"))
 
 
-def _name_ranks(ranks: list[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+def _rank(launch: Launch, rank: int) -> str:
+    """A rank by its number, and on several hosts by its host."""
+    hosts = list(launch.hosts)
+    return f"rank {rank} on {hosts[rank * len(hosts) // launch.cell.world_size]}" if hosts else f"rank {rank}"
+
+
+def _name_ranks(launch: Launch, ranks: list[int]) -> str:
+    return _rank(launch, ranks[0]) if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"

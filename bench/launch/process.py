@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from bench.errors import LaunchError
-from bench.launch.launcher import MARK
+from bench.launch.variables import MARK
 from bench.results.launch_file import process_path, read_failures, record_path
 
 POLL_S = 0.1
@@ -78,11 +78,18 @@ def _signal(pid: int) -> int | None:
 class LaunchProcess:
     """The launcher and all that it started, in a session of their own, so that Ctrl-C reaches this program alone."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, world_size: int) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        world_size: int,
+        log_name: str = "launcher.log",
+    ) -> None:
         self.ranks = RankWatch(folder, world_size)
         self._folder = folder
         self._launch_id = environment[MARK]
-        self.log = folder / "logs" / "launcher.log"
+        self.log = folder / "logs" / log_name
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as log:
@@ -99,6 +106,10 @@ class LaunchProcess:
                 f"cannot start {command[0]}: {error.strerror or error}",
                 hint="is it installed, and is there space left?",
             ) from error
+
+    def poll(self) -> int | None:
+        """The launcher's exit status; None while it runs."""
+        return self._process.poll()
 
     def wait(self, timeout_s: float, tick: Callable[[], None]) -> int | None:
         """Wait for the launch to end by itself; its exit status, or None if the time ran out first.

@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.errors import RecordError
+from bench.launch.engine import Engine, HostLost, ThisHost
 from bench.launch.hostfile import Hostfile
 from bench.launch.interrupt import stop_on_signal
-from bench.launch.launcher import LauncherName, free_port, launch_command, launch_environment
+from bench.launch.launcher import LauncherName, free_port
 from bench.launch.machine import Machine
 from bench.launch.order import Task, cell_of_the_pair, in_rounds
 from bench.launch.outcome import End, num_oom_kills, settle
+from bench.launch.over_ssh import end_leftover
+from bench.launch.placement import Placement
 from bench.launch.process import LaunchProcess, end_processes
+from bench.launch.remote import is_this_host
 from bench.plan.cell import Cell
 from bench.plan.suite import PlannedCell, Suite
-from bench.results.launch_file import LAUNCH_NAME, Launch, record_path, write_launch
+from bench.results.launch_file import LAUNCH_NAME, Launch, read_launch, record_path, write_launch
 from bench.results.record import SCHEMA_VERSION, LaunchKind, Record
 from bench.results.store import (
     MANIFEST_NAME,
@@ -55,13 +59,14 @@ class Progress(Protocol):
 @dataclass
 class Sweep:
     """What a suite comes to on a machine: the cells that can be launched here and those that can't, and the launches to make, in
-    order."""
+    order. `engine` starts those that the hostfile puts on other hosts; without one, all of it is this host's."""
 
     suite: Suite
     machine: Machine
     launcher: LauncherName
     folder: Path
     hostfile: Hostfile | None = None
+    engine: Engine | None = None
     runnable: list[PlannedCell] = field(init=False)
     tasks: list[Task] = field(init=False)
     skipped: list[tuple[Cell, str]] = field(init=False)
@@ -86,9 +91,20 @@ class Sweep:
     def _too_large(self, cell: Cell) -> str | None:
         if cell.world_size > self.machine.num_slots:
             return f"needs {cell.world_size} slots, there are {self.machine.num_slots} ({self.machine.description})"
-        if self.hostfile is not None and self.hostfile.placement(cell.world_size) is None:
-            return f"{self.hostfile.path} has no even placement for {cell.world_size} ranks"
+        if self.hostfile is not None and self.hostfile.place(cell.world_size, cell.placement) is None:
+            return f"{self.hostfile.path} has no even placement for {cell.world_size} ranks (equally many on each host)"
         return None
+
+    def placement(self, cell: Cell) -> Placement | None:
+        """The hosts of a cell's launches; None where they are on this host alone and nobody has to be asked."""
+        found = self.hostfile.place(cell.world_size, cell.placement) if self.hostfile is not None else None
+        if found is None or self.engine is None:
+            return None
+        alone = found.num_nodes == 1 and is_this_host(found.first) and self.launcher != "slurm"
+        return None if alone else found
+
+    def _engine(self, launch: Launch) -> Engine:
+        return self.engine if launch.hosts and self.engine is not None else ThisHost(self.launcher, self.machine)
 
     def prepare_folder(self) -> None:
         """Check that the folder is this suite's and this kind of machine's, or make it so. Raises RecordError."""
@@ -138,16 +154,22 @@ class Sweep:
             if read_launch_record(path).outcome not in ("ok", "skipped"):
                 shutil.rmtree(path.parent)
 
-    def clear_leftovers(self) -> None:
+    def clear_leftovers(self) -> list[str]:
         """Remove launch folders without a record: a run was killed in the middle of them, and nothing reads them.
 
-        Its ranks may still be at it, because nobody was left to end them.
+        Its ranks may still be at it, on every host, because nobody was left to end them. Returns where they could not be ended.
         """
+        troubles: list[str] = []
         for path in self.folder.glob(f"*/*/{LAUNCH_NAME}"):
             if not record_path(path.parent).exists():
                 end_processes(path.parent.name)
+                with contextlib.suppress(
+                    RecordError
+                ):  # by another version: it ran on this host alone, or its ranks time out
+                    troubles += end_leftover(read_launch(path), path.parent).values()
             if not record_path(path.parent).exists():
                 shutil.rmtree(path.parent)
+        return troubles
 
     def run(self, progress: Progress) -> list[Record]:
         """Make what is missing, skipped cells included, one launch after the other. Returns the new records.
@@ -161,6 +183,8 @@ class Sweep:
         """Make these launches, one after the other, whatever the folder holds. Returns their records; raises as `run`."""
         records: list[Record] = []
         with stop_on_signal():
+            if self.engine is not None:
+                self.engine.open()
             spent_s: list[float] = []
             for index, task in enumerate(tasks):
                 eta_s = sum(spent_s) / len(spent_s) * (len(tasks) - index) if spent_s else None
@@ -172,10 +196,15 @@ class Sweep:
                 records.append(record)
         return records
 
+    def close(self) -> None:
+        """Leave the other hosts: nothing of ours runs on them, and they keep nothing that is kept here."""
+        if self.engine is not None:
+            self.engine.close()
+
     def command(self, task: Task) -> list[str]:
         """The launch command of a task, as --dry-run prints it: the launch's own id and port come at its start."""
-        launch_file = self.folder / task.cell.id / "LAUNCH_ID" / LAUNCH_NAME
-        return launch_command(self.launcher, task.cell, launch_file, 0, self.hostfile)
+        launch = self._launch_of(task, "LAUNCH_ID", 0)
+        return self._engine(launch).command(launch, self.folder / task.cell.id / "LAUNCH_ID")
 
     def _note_skipped(self, cell: Cell, reason: str) -> Record:
         record = Record(
@@ -190,14 +219,9 @@ class Sweep:
         write_record(record_path(self.folder / cell.id / "skipped"), record)
         return record
 
-    def _launch(self, task: Task, tick: Callable[[], None]) -> Record:
-        launch_id = uuid.uuid4().hex[:12]
-        # Absolute: a launcher may start its ranks in another folder.
-        folder = self.folder.resolve() / task.cell.id / launch_id
-        # A cell skipped on an earlier run (fewer slots then) is measured now.
-        shutil.rmtree(folder.parent / "skipped", ignore_errors=True)
-        command = launch_command(self.launcher, task.cell, folder / LAUNCH_NAME, free_port(), self.hostfile)
-        launch = Launch(
+    def _launch_of(self, task: Task, launch_id: str, port: int) -> Launch:
+        placement = self.placement(task.cell)
+        return Launch(
             launch_id=launch_id,
             kind=task.kind,
             cell=task.cell,
@@ -207,24 +231,56 @@ class Sweep:
             started_at=_now(),
             started_monotonic_s=time.monotonic(),
             launcher=self.launcher,
-            command=command,
             hostname=socket.gethostname(),
             affinity=sorted(os.sched_getaffinity(0)),
             timeout_s=task.settings.timeout_s,
             seed=self.suite.seed + task.sequence,
             injections=list(task.injections),
+            hosts={} if placement is None else {host: list(slots) for host, slots in placement.slots.items()},
+            port=port,
         )
+
+    def _launch(self, task: Task, tick: Callable[[], None]) -> Record:
+        launch_id = uuid.uuid4().hex[:12]
+        # Absolute: a launcher may start its ranks in another folder.
+        folder = self.folder.resolve() / task.cell.id / launch_id
+        # A cell skipped on an earlier run (fewer slots then) is measured now.
+        shutil.rmtree(folder.parent / "skipped", ignore_errors=True)
+        launch = self._launch_of(task, launch_id, free_port())
+        engine = self._engine(launch)
+        if (unusable := engine.unusable(launch)) is not None:
+            record = launch.record(outcome=unusable.outcome, reason=unusable.reason)
+            write_record(record_path(folder), record)
+            return record
+        launch = launch.model_copy(update={"command": engine.command(launch, folder)})
         write_launch(folder, launch)
+        end = self._until_it_ends(launch, folder, engine, tick)
+        record = settle(launch, folder, end)
+        write_record(record_path(folder), record)
+        return record
+
+    def _until_it_ends(self, launch: Launch, folder: Path, engine: Engine, tick: Callable[[], None]) -> End:
+        """Start a launch, wait for it and end it, on every host. One that is stopped in between leaves no part of a record."""
         oom_kills = num_oom_kills()
         started = time.monotonic()
         process: LaunchProcess | None = None
+        lost: str | None = None
+
+        def look() -> None:
+            tick()
+            engine.check()
+
         try:
-            environment = launch_environment(self.machine, task.cell, launch_id)
-            process = LaunchProcess(command, environment, folder, task.cell.world_size)
-            status = process.wait(task.settings.timeout_s, tick)
+            process = LaunchProcess(launch.command, engine.environment(launch, folder), folder, launch.cell.world_size)
+            engine.began(launch, folder)
+            try:
+                status = process.wait(launch.timeout_s, look)
+            except HostLost as error:
+                status, lost = 1, str(error)
         except BaseException:
             if process is not None:
                 process.end()
+            engine.ended(launch, folder, ok=False)
             # A launch cut off in the middle measured nothing that can be used; one whose record is whole stays.
             if not record_path(folder).exists():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -232,9 +288,9 @@ class Sweep:
                     folder.parent.rmdir()
             raise
         process.end()
-        record = settle(launch, folder, End(status, time.monotonic() - started, process.ranks.first_gone, oom_kills))
-        write_record(record_path(folder), record)
-        return record
+        wall_s = time.monotonic() - started
+        troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
+        return End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles)
 
 
 def _now() -> str:

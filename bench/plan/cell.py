@@ -16,6 +16,7 @@ from bench.plan.workload import Workload
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
 Profile = Literal["matched", "tuned"]
+PlacementName = Literal["pack", "spread"]
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -33,7 +34,7 @@ class Cell(Workload):
     optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
     latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU). What is
     trained on, and which rank trains on what, is the `Workload`'s part. `strategy_options` are the strategy's own settings
-    (bench/plan/strategies.py).
+    (bench/plan/strategies.py). `placement`: of the hosts that there are, as few as can be (`pack`), or as many (`spread`).
     """
 
     model: str
@@ -55,6 +56,7 @@ class Cell(Workload):
     steps: Count = 20
     max_warmup_steps: Count = 30
     threads_per_rank: Count | None = None
+    placement: PlacementName = "pack"
 
     @model_validator(mode="before")
     @classmethod

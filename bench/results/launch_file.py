@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ class Launch(BaseModel):
 
     `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes), `hostname`
     and `affinity` its host and the cores that it may use, and so its ranks there. `seed` and `injections` are for attribution
-    launches: what the order of arms is drawn from, and what is disturbed on purpose.
+    launches: what the order of arms is drawn from, and what is disturbed on purpose. `hosts` are those of a launch that takes
+    more than this host, in the order of their ranks, with the slots of each; `port` is where its ranks meet.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,8 @@ class Launch(BaseModel):
     timeout_s: float = 1800.0
     seed: int = 0
     injections: list[Injection] = []
+    hosts: dict[str, list[int]] = {}
+    port: int | None = None
 
     def record(self, **found: Any) -> Record:
         """The record of this launch: what it was told, beside what was found."""
@@ -56,7 +60,7 @@ class Failure(BaseModel):
 
     rank: int
     hostname: str
-    outcome: Literal["oom", "crashed"]
+    outcome: Literal["oom", "crashed", "unreachable"]
     message: str
 
 
@@ -90,6 +94,33 @@ def read_launch(path: Path) -> Launch:
         return Launch.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise RecordError(f"{path} is not a launch file: {error}") from error
+
+
+class _Told(BaseModel):
+    """What a rank is told on its command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    launch: Launch
+    folder: Path
+
+
+def launch_text(folder: Path, launch: Launch) -> str:
+    """A launch and its folder as one word for a command line, which no shell can take for anything else: base64url of JSON.
+
+    For ranks on other hosts, where the launch file may not be. Without the launch's own command, which has this text in it.
+    """
+    told = _Told(launch=launch.model_copy(update={"command": []}), folder=folder)
+    return base64.urlsafe_b64encode(told.model_dump_json(exclude_defaults=True).encode("utf-8")).decode("ascii")
+
+
+def read_launch_text(text: str) -> tuple[Launch, Path]:
+    """Raises RecordError if the text is not one that `launch_text` made."""
+    try:
+        told = _Told.model_validate_json(base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True))
+    except (ValueError, ValidationError) as error:
+        raise RecordError("--launch-text: found what is no launch", hint="`scalebench run` writes it") from error
+    return told.launch, told.folder
 
 
 def read_failures(folder: Path) -> list[Failure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -10,11 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.verbs.hosts import (
+    Asked,
+    ControlPortOption,
+    ExcludeOption,
+    HostfileOption,
+    IncludeOption,
+    LauncherArgsOption,
+    MasterOption,
+    MultinodeOption,
+    NodeRankOption,
+    NoSshOption,
+    PlacementOption,
+    chosen_hosts,
+    engine_for,
+    follow,
+)
 from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, show, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.launch.hostfile import Hostfile
+    from bench.launch.machine import Machine
     from bench.launch.sweep import Sweep
     from bench.progress import SweepProgress
 
@@ -27,7 +46,16 @@ def run(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")
     ] = None,
-    hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
+    hostfile: HostfileOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    placement: PlacementOption = None,
+    multinode_launcher: MultinodeOption = "pdsh",
+    launcher_args: LauncherArgsOption = "",
+    master_addr: MasterOption = None,
+    no_ssh: NoSshOption = False,
+    node_rank: NodeRankOption = None,
+    control_port: ControlPortOption = 29411,
     launches: Annotated[
         str | None, typer.Option(help="Timing launches of each cell: a number, or auto (as many as it needs).")
     ] = None,
@@ -47,7 +75,6 @@ def run(
 
     Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
     """
-    from bench.launch.hostfile import read_hostfile
     from bench.launch.interrupt import Interrupted
     from bench.launch.machine import detect
     from bench.launch.reference import forget_failed_references, make_references
@@ -57,11 +84,15 @@ def run(
     from bench.results.store import locked
 
     started_by = chosen_launcher(launcher, device)
-    chosen = with_flags(load_suite(suite), launches, target_interval, budget_minutes)
-    hosts = read_hostfile(hostfile) if hostfile is not None else None
+    chosen = with_flags(load_suite(suite), launches, target_interval, budget_minutes, placement)
+    asked = Asked(started_by, multinode_launcher, launcher_args, master_addr, no_ssh, node_rank, control_port)
+    hosts = chosen_hosts(hostfile, include, exclude, asked)
     machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
     folder = output or Path("results") / chosen.name
-    sweep = Sweep(chosen, machine, started_by, folder, hosts)
+    if node_rank and hosts is not None and not dry_run:
+        _follow(asked, hosts, machine, chosen.name, folder)
+        return
+    sweep = Sweep(chosen, machine, started_by, folder, hosts, engine_for(asked, hosts, machine, chosen.name))
     if dry_run:
         _print_plan(sweep, as_json, reference)
         return
@@ -70,7 +101,8 @@ def run(
     console = terminal(stderr=as_json)
     with locked(folder):
         sweep.prepare_folder()
-        sweep.clear_leftovers()
+        for trouble in sweep.clear_leftovers():
+            print(f"warning: ranks of a run that was killed may still be at it: {trouble}", file=sys.stderr)
         if retry_failed:
             sweep.forget_failed()
             forget_failed_references(folder)
@@ -98,11 +130,24 @@ def run(
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
+        finally:
+            sweep.close()
     if reached is not None:
         console.print(reached, markup=False, highlight=False)
     failed = _finish(folder, sweep, console, report, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _follow(asked: Asked, hosts: Hostfile, machine: Machine, suite: str, folder: Path) -> None:
+    """Do what the first host's run says, to its end."""
+    from bench.launch.interrupt import Interrupted
+
+    try:
+        follow(asked, hosts, machine, suite, folder)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"stopped ({stop or 'SIGINT'}): this host's part of the launch was ended", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _by_need(sweep: Sweep) -> str:
@@ -132,7 +177,9 @@ def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
 
     plan: list[dict[str, Any]] = []
     for task in sweep.tasks:
-        command = shlex.join(sweep.command(task)).replace("--master_port 0", "--master_port FREE_PORT")
+        # What only its start can know, and what no reader can read, by name.
+        command = re.sub(r"(--master_port[ =])0\b", r"\1FREE_PORT", shlex.join(sweep.command(task)))
+        command = re.sub(r"(--launch-text )\S+", r"\1LAUNCH", command)
         known = {"cell": task.cell.id, "kind": task.kind, "twin": task.twin, "outcome": None, "reason": None}
         plan.append({**known, "command": command})
     for cell, reason in sweep.skipped:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from bench.examine import Findings
     from bench.launch.launcher import LauncherName
 
-LAUNCHERS = ("deepspeed", "torchrun")
+LAUNCHERS = ("deepspeed", "torchrun", "slurm")
 
-LauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed or torchrun.")]
+LauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed, torchrun or slurm.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
 

@@ -25,6 +25,7 @@ from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.feed import Feed, flops_per_token
+from bench.worker.meeting import meet
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -236,7 +237,10 @@ def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:
     if meter is not None:
         register(meter)
         backend = BACKEND
-    if device.type == "cuda" or "MASTER_PORT" in os.environ:
+    if len(launch.hosts) > 1:
+        met, rank, world_size = meet(timeout)
+        dist.init_process_group(backend, store=met, rank=rank, world_size=world_size, timeout=timeout)
+    elif device.type == "cuda" or "MASTER_PORT" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]

@@ -24,12 +24,21 @@ from typing import Any  # noqa: E402
 
 from pydantic import ValidationError  # noqa: E402
 
-from bench.errors import ScalebenchError, SuiteError  # noqa: E402
+from bench.errors import ScalebenchError, SuiteError, UnreachableError  # noqa: E402
 from bench.plan.cell import Cell  # noqa: E402
 from bench.plan.corpus_files import check_workload  # noqa: E402
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config  # noqa: E402
-from bench.results.launch_file import Failure, Launch, failure_path, log_path, process_path, read_launch  # noqa: E402
+from bench.results.launch_file import (  # noqa: E402
+    Failure,
+    Launch,
+    failure_path,
+    log_path,
+    process_path,
+    read_launch,
+    read_launch_text,
+)
 from bench.results.store import write_atomically  # noqa: E402
+from bench.worker.started import name_ranks_as_torch_does  # noqa: E402
 
 BY_HAND = Path("results") / "by-hand"
 
@@ -52,6 +61,9 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
         type=Path,
         help="launch file written by `scalebench run`; excludes all other flags",
     )
+    parser.add_argument(
+        "--launch-text", help="the same as one word, for ranks on other hosts; excludes all other flags"
+    )
     parser.add_argument("--output", type=Path, default=BY_HAND, help="folder for results (default: %(default)s)")
     parser.add_argument("--local-rank", "--local_rank", type=int, help="given by the deepspeed launcher; not used")
     for name, field in Cell.model_fields.items():
@@ -61,8 +73,10 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
         default = "" if field.is_required() or field.default is None else f" (default: {field.default})"
         parser.add_argument(*flags, dest=name, help=f"{name} of the cell{default}", default=argparse.SUPPRESS)
     parsed = vars(parser.parse_args(arguments))
-    output, launch_path = parsed.pop("output"), parsed.pop("launch")
+    output, launch_path, launch_text = parsed.pop("output"), parsed.pop("launch"), parsed.pop("launch_text")
     parsed.pop("local_rank")
+    if launch_text is not None:
+        return *read_launch_text(launch_text), output
     if launch_path is not None:
         return read_launch(launch_path), launch_path.parent, output
     fields = {name: _value(name, text) for name, text in parsed.items()}
@@ -124,11 +138,7 @@ def _redirect_output(path: Path) -> None:
 
 def main() -> None:
     """Entry of a rank. Exits 2 for a bad command line, 1 after a failure, which it leaves in a file for the sweep."""
-    # A launcher sets these; without one this is the only rank.
-    os.environ.setdefault("RANK", "0")
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.setdefault("WORLD_SIZE", "1")
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    name_ranks_as_torch_does()
     rank = int(os.environ["RANK"])
     try:
         launch, folder, output = parse_arguments(sys.argv[1:], int(os.environ["WORLD_SIZE"]))
@@ -137,8 +147,12 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if folder is not None:
-        _redirect_output(log_path(folder, rank))
-        write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
+        try:
+            _redirect_output(log_path(folder, rank))
+            write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
+        except (OSError, ScalebenchError) as error:
+            print(f"error: rank {rank} on {socket.gethostname()} can't keep its files: {error}", file=sys.stderr)
+            sys.exit(2)
     try:
         from bench.worker.rank import Interval, measure
 
@@ -149,7 +163,7 @@ def main() -> None:
             folder,
             output,
             Interval(
-                start_s=None if started_s is None or not _same_clock(started_s) else _ENTERED_S - started_s,
+                start_s=None if started_s is None or not _same_clock(launch) else _ENTERED_S - started_s,
                 import_s=imported_s - _ENTERED_S,
             ),
         )
@@ -167,19 +181,21 @@ def main() -> None:
     os._exit(0)
 
 
-def _same_clock(started_s: float) -> bool:
-    """Whether the launcher's monotonic clock can be this host's: not in its future, nor a day in its past."""
-    return 0 <= _ENTERED_S - started_s < 86_400
+def _same_clock(launch: Launch) -> bool:
+    """Whether the launcher's monotonic clock is this host's: its host is this, its start not in the future nor a day past."""
+    same_host = not launch.hosts or launch.hostname == socket.gethostname()
+    return same_host and 0 <= _ENTERED_S - (launch.started_monotonic_s or 0.0) < 86_400
 
 
 def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
     from bench.worker.meter.memory import ran_out_of_memory
 
+    unmet = isinstance(error, UnreachableError)
     failure = Failure(
         rank=rank,
         hostname=socket.gethostname(),
-        outcome="oom" if ran_out_of_memory(error) else "crashed",
-        message=f"{type(error).__name__}: {error}"[:2000],
+        outcome="oom" if ran_out_of_memory(error) else "unreachable" if unmet else "crashed",
+        message=str(error) if unmet else f"{type(error).__name__}: {error}"[:2000],
     )
     try:
         write_atomically(failure_path(folder, rank), failure.model_dump_json())

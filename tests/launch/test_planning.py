@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import LaunchError, RecordError
 from bench.launch.hostfile import read_hostfile
-from bench.launch.launcher import launch_command, launch_environment
+from bench.launch.launcher import launch_environment, local_command
 from bench.launch.machine import Machine
 from bench.launch.order import cell_of_the_pair
 from bench.launch.sweep import Sweep
@@ -33,16 +33,16 @@ def hostfile(folder: Path, text: str) -> Path:
 def test_a_hostfile_is_read_in_order(tmp_path: Path) -> None:
     hosts = read_hostfile(hostfile(tmp_path, "# four boxes\nb slots=8\n\na slots=8  # second\n"))
     assert list(hosts.slots) == ["b", "a"] and hosts.num_slots == 16
-    assert hosts.placement(8) == (1, 8)
-    assert hosts.placement(16) == (2, 8)
-    assert hosts.placement(12) == (2, 6)
-    assert hosts.placement(17) is None
+    assert str(hosts.place(8)) == "1 x 8 on b"
+    assert str(hosts.place(16)) == "2 x 8 on b, a"
+    assert str(hosts.place(12)) == "2 x 6 on b, a"
+    assert hosts.place(17) is None
 
 
 def test_unequal_slots_are_never_filled_unequally(tmp_path: Path) -> None:
     hosts = read_hostfile(hostfile(tmp_path, "a slots=4\nb slots=2\n"))
-    assert hosts.placement(4) == (1, 4)
-    assert hosts.placement(6) is None
+    assert str(hosts.place(4)) == "1 x 4 on a"
+    assert hosts.place(6) is None
 
 
 @pytest.mark.parametrize(
@@ -55,26 +55,21 @@ def test_a_wrong_hostfile_is_an_error(tmp_path: Path, text: str) -> None:
 
 def test_the_shipped_hostfile_is_the_reference_machine() -> None:
     hosts = read_hostfile(Path(__file__).parents[2] / "hostfile")
-    assert hosts.slots == {"localhost": 8} and hosts.is_this_host
+    assert hosts.slots == {"localhost": tuple(range(8))} and hosts.is_this_host
 
 
-def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     file = Path("results/launch.json")
-    local = launch_command("deepspeed", CELL, file, 1234, None)
+    local = local_command("deepspeed", CELL, file, 1234)
     assert local[1:] == [
         *("--hostfile", "/dev/null", "--num_gpus", "4", "--master_addr", "127.0.0.1", "--master_port", "1234"),
         *("--module", "bench.worker.train", "--from-launch", "results/launch.json"),
     ]
-    torchrun = launch_command("torchrun", CELL, file, 1234, None)
+    torchrun = local_command("torchrun", CELL, file, 1234)
     assert torchrun[1:3] == ["--nproc_per_node", "4"]
-    two = read_hostfile(hostfile(tmp_path, "a slots=2\nb slots=2"))
-    many = launch_command("deepspeed", CELL, file, 1234, two)
-    assert "--num_nodes 2 --num_gpus 2 --master_addr a" in " ".join(many)
-    with pytest.raises(LaunchError, match="one host only"):
-        launch_command("torchrun", CELL, file, 1234, two)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1,0")
-    assert "--include localhost:7,5,3,1 " in " ".join(launch_command("deepspeed", CELL, file, 1234, None))
+    assert "--include localhost:7,5,3,1 " in " ".join(local_command("deepspeed", CELL, file, 1234))
 
 
 def test_threads_and_accelerator_reach_the_ranks() -> None:

@@ -6,7 +6,6 @@ import functools
 import importlib.metadata
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from bench.results.checkout import git_commit
 from bench.results.record import Environment
 from bench.worker.meter.process_group import MeteringGroup
 
@@ -35,7 +35,7 @@ def environment(device: torch.device, num_nodes: int) -> Environment:
         memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
         versions=_versions(),
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         variables={key: os.environ[key] for key in sorted(os.environ) if key.startswith(_PREFIXES)},
         backend=_backend(),
         num_nodes=num_nodes,
@@ -123,16 +123,3 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that this file is part of, with `-dirty` where it was changed; None outside one."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"no git commit: {error}", flush=True)
-        return None
