@@ -40,8 +40,16 @@ class Engine(Protocol):
         """Called about ten times a second while the launch runs. Raises HostLost."""
         ...
 
+    def patience_s(self, launch: Launch) -> float:
+        """Seconds after which a launch that has not ended is ended."""
+        ...
+
     def ended(self, launch: Launch, folder: Path, ok: bool) -> dict[str, str]:
         """End the launch on all other hosts and fetch what they have of it. What went wrong with a host, by its name."""
+        ...
+
+    def leftover(self, launch: Launch, folder: Path) -> dict[str, str]:
+        """End on other hosts what a killed sweep left running of a launch. What went wrong with a host, by its name."""
         ...
 
     def close(self) -> None:
@@ -74,7 +82,13 @@ class ThisHost:
     def check(self) -> None:
         pass
 
+    def patience_s(self, launch: Launch) -> float:
+        return launch.timeout_s
+
     def ended(self, launch: Launch, folder: Path, ok: bool) -> dict[str, str]:
+        return {}
+
+    def leftover(self, launch: Launch, folder: Path) -> dict[str, str]:
         return {}
 
     def close(self) -> None:

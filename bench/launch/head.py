@@ -222,6 +222,9 @@ class Head:
         if self._bad is not None and time.monotonic() - self._bad[2] > LINGER_S:
             raise HostLost(f"the command on {self._bad[0]} ended with exit status {self._bad[1]}")
 
+    def patience_s(self, launch: Launch) -> float:
+        return launch.timeout_s
+
     def ended(self, launch: Launch, folder: Path, ok: bool) -> dict[str, str]:
         self._running = None
         wrong: dict[str, str] = {}
@@ -252,6 +255,9 @@ class Head:
             if isinstance(message, Left) and message.launch_id == launch_id:
                 return message.ended
         return None
+
+    def leftover(self, launch: Launch, folder: Path) -> dict[str, str]:
+        return {}  # followers whose head was killed have ended theirs
 
     def close(self) -> None:
         for follower in self._followers.values():

@@ -64,6 +64,14 @@ def detect(device: str, num_slots: int | None) -> Machine:
     return Machine("cpu", num_slots or max(MIN_CPU_SLOTS, len(os.sched_getaffinity(0))))
 
 
+def elsewhere(device: str, num_slots: int) -> Machine:
+    """The machine of hosts that can't be looked at from here, as where jobs are submitted: GPUs only where they are asked for.
+
+    What they are is not known, so that no precision is refused for them.
+    """
+    return Machine("cuda", num_slots, ("GPU",) * num_slots) if device == "cuda" else Machine("cpu", num_slots)
+
+
 def _visible_gpus() -> list[tuple[str, tuple[int, int]]]:
     """Name and compute capability of every GPU that CUDA_VISIBLE_DEVICES leaves, by NVML, so without torch."""
     import pynvml

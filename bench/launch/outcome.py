@@ -91,14 +91,36 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
     signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
     killed = f", killed by signal {signals[0]}" if signals else ""
-    gone = [rank for rank in end.first_gone if rank in silent] or silent
+    killed_on = _host_of_signal(launch, logs)
+    gone = [rank for rank in end.first_gone if rank in silent] or _on(launch, killed_on, silent) or silent
     evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
     who = _name_ranks(launch, gone) if gone and len(gone) < launch.cell.world_size else "the launch"
+    who = f"a rank on {killed_on}" if killed_on is not None and len(gone) > 1 else who
     if (sign := sign_of_memory(evidence, end.oom_kills_before)) is not None:
         return "oom", f"{who} ended{killed}: {sign}", evidence
     if end.lost is not None and not killed:
         return "crashed", f"{end.lost}, and {who} without a record", evidence
     return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence
+
+
+def _host_of_signal(launch: Launch, logs: list[Path]) -> str | None:
+    """The host whose launcher says first that a signal ended a rank there: pdsh and bench.launch.each put its name before a line,
+    and without ssh each host has a log of its own."""
+    hosts = list(launch.hosts)
+    for log in logs:
+        number = log.stem.rpartition("_")[2]
+        own = hosts[int(number)] if number.isdigit() and int(number) < len(hosts) else None
+        for line in last_lines(log, 200):
+            if re.search(r"(return code = |exitcode\s*:\s*)-\d", line):
+                host = line.partition(": ")[0]
+                return host if host in hosts else own or (hosts[0] if hosts else None)
+    return None
+
+
+def _on(launch: Launch, host: str | None, ranks: list[int]) -> list[int]:
+    """Those of the ranks that are on a host; none on none."""
+    hosts = list(launch.hosts)
+    return [rank for rank in ranks if host is not None and hosts[rank * len(hosts) // launch.cell.world_size] == host]
 
 
 def _lost_a_peer(message: str) -> bool:

@@ -125,6 +125,9 @@ class OverSsh:
         self._read += len(lines) + len(whole)
         return lines.decode("utf-8", "replace")
 
+    def patience_s(self, launch: Launch) -> float:
+        return launch.timeout_s
+
     def ended(self, launch: Launch, folder: Path, ok: bool) -> dict[str, str]:
         self._log = None
         if not ok:
@@ -150,6 +153,13 @@ class OverSsh:
             if not left.shared:
                 self._kept.setdefault(host, []).append(folder)
         return wrong
+
+    def leftover(self, launch: Launch, folder: Path) -> dict[str, str]:
+        others = [host for host in launch.hosts if not is_this_host(host)]
+        words = [launch.launch_id, str(folder), str(launch.port), "--forget", str(folder)]
+        command, environment = module_there(MODULE, *words)
+        results = on_hosts(others, command, END_S, environment=environment)
+        return {host: str(one.trouble or one.stderr.strip()[-200:]) for host, one in results.items() if not one.ok}
 
     def _pay(self, launch: Launch) -> None:
         """What could not be ended on hosts that are back, is ended now."""
@@ -181,15 +191,3 @@ def _unquoted(option: str) -> str:
             hint="put it in ~/.ssh/config, or use --multinode-launcher ssh",
         )
     return option
-
-
-def end_leftover(launch: Launch, folder: Path) -> dict[str, str]:
-    """End on other hosts what a killed sweep left running of a launch. What went wrong with a host, by its name."""
-    others = [host for host in launch.hosts if not is_this_host(host)]
-    command, environment = module_there(
-        MODULE, launch.launch_id, str(folder), str(launch.port), "--forget", str(folder)
-    )
-    results = on_hosts(others, command, END_S, environment=environment)
-    return {
-        host: str(result.trouble or result.stderr.strip()[-200:]) for host, result in results.items() if not result.ok
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ from bench.errors import LaunchError
 from bench.launch.variables import MARK
 from bench.results.launch_file import process_path, read_failures, record_path
 
+_LAUNCH_TEXT = re.compile(r"(--launch-text['\", ]+)[\w=-]{40,}")
 POLL_S = 0.1
 GRACE_S = 15.0
 """How long the other ranks may go on after one has failed, to say what they saw, before they are ended."""
@@ -178,4 +180,6 @@ def last_lines(path: Path, num_lines: int = 12) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
+    # A launcher says again what it told its ranks, which would leave no place for anything else.
+    text = _LAUNCH_TEXT.sub(r"\1LAUNCH", text)
     return [line.rstrip()[:500] for line in text.splitlines() if line.strip()][-num_lines:]

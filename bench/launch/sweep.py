@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -17,20 +16,20 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.errors import RecordError
-from bench.launch.engine import Engine, HostLost, ThisHost
+from bench.launch.attempt import attempt
+from bench.launch.engine import Engine, ThisHost
 from bench.launch.hostfile import Hostfile
 from bench.launch.interrupt import stop_on_signal
 from bench.launch.launcher import LauncherName, free_port
 from bench.launch.machine import Machine
 from bench.launch.order import Task, cell_of_the_pair, in_rounds
-from bench.launch.outcome import End, num_oom_kills, settle
-from bench.launch.over_ssh import end_leftover
 from bench.launch.placement import Placement
-from bench.launch.process import LaunchProcess, end_processes
+from bench.launch.process import end_processes
 from bench.launch.remote import is_this_host
+from bench.launch.slurm import Slurm
 from bench.plan.cell import Cell
 from bench.plan.suite import PlannedCell, Suite
-from bench.results.launch_file import LAUNCH_NAME, Launch, read_launch, record_path, write_launch
+from bench.results.launch_file import LAUNCH_NAME, Launch, read_launch, record_path
 from bench.results.record import SCHEMA_VERSION, LaunchKind, Record
 from bench.results.store import (
     MANIFEST_NAME,
@@ -161,15 +160,25 @@ class Sweep:
         """
         troubles: list[str] = []
         for path in self.folder.glob(f"*/*/{LAUNCH_NAME}"):
-            if not record_path(path.parent).exists():
-                end_processes(path.parent.name)
-                with contextlib.suppress(
-                    RecordError
-                ):  # by another version: it ran on this host alone, or its ranks time out
-                    troubles += end_leftover(read_launch(path), path.parent).values()
+            if record_path(path.parent).exists():
+                # A host that was away then may still run ranks of it.
+                if read_record(record_path(path.parent)).outcome == "unreachable":
+                    troubles += self._end_elsewhere(path)
+                continue
+            end_processes(path.parent.name)
+            troubles += self._end_elsewhere(path)
             if not record_path(path.parent).exists():
                 shutil.rmtree(path.parent)
         return troubles
+
+    def _end_elsewhere(self, launch_file: Path) -> list[str]:
+        if self.engine is None:
+            return []
+        try:
+            launch = read_launch(launch_file)
+        except RecordError:
+            return []  # another version's: its ranks end at their time-out
+        return list(self.engine.leftover(launch, launch_file.parent).values()) if launch.hosts else []
 
     def run(self, progress: Progress) -> list[Record]:
         """Make what is missing, skipped cells included, one launch after the other. Returns the new records.
@@ -205,6 +214,12 @@ class Sweep:
         """The launch command of a task, as --dry-run prints it: the launch's own id and port come at its start."""
         launch = self._launch_of(task, "LAUNCH_ID", 0)
         return self._engine(launch).command(launch, self.folder / task.cell.id / "LAUNCH_ID")
+
+    def script(self, task: Task) -> str | None:
+        """The job script of a task; None where it is no Slurm job."""
+        launch = self._launch_of(task, "LAUNCH_ID", 0)
+        folder = self.folder / task.cell.id / "LAUNCH_ID"
+        return self.engine.script(launch, folder) if isinstance(self.engine, Slurm) else None
 
     def _note_skipped(self, cell: Cell, reason: str) -> Record:
         record = Record(
@@ -252,45 +267,9 @@ class Sweep:
             record = launch.record(outcome=unusable.outcome, reason=unusable.reason)
             write_record(record_path(folder), record)
             return record
-        launch = launch.model_copy(update={"command": engine.command(launch, folder)})
-        write_launch(folder, launch)
-        end = self._until_it_ends(launch, folder, engine, tick)
-        record = settle(launch, folder, end)
+        record = attempt(launch, folder, engine, tick)
         write_record(record_path(folder), record)
         return record
-
-    def _until_it_ends(self, launch: Launch, folder: Path, engine: Engine, tick: Callable[[], None]) -> End:
-        """Start a launch, wait for it and end it, on every host. One that is stopped in between leaves no part of a record."""
-        oom_kills = num_oom_kills()
-        started = time.monotonic()
-        process: LaunchProcess | None = None
-        lost: str | None = None
-
-        def look() -> None:
-            tick()
-            engine.check()
-
-        try:
-            process = LaunchProcess(launch.command, engine.environment(launch, folder), folder, launch.cell.world_size)
-            engine.began(launch, folder)
-            try:
-                status = process.wait(launch.timeout_s, look)
-            except HostLost as error:
-                status, lost = 1, str(error)
-        except BaseException:
-            if process is not None:
-                process.end()
-            engine.ended(launch, folder, ok=False)
-            # A launch cut off in the middle measured nothing that can be used; one whose record is whole stays.
-            if not record_path(folder).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    folder.parent.rmdir()
-            raise
-        process.end()
-        wall_s = time.monotonic() - started
-        troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
-        return End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles)
 
 
 def _now() -> str:

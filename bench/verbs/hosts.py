@@ -92,6 +92,10 @@ def engine_for(asked: Asked, hosts: Hostfile | None, machine: Machine, suite: st
     """What starts the launches that take more than this host; None where there is no other."""
     if hosts is None or (hosts.is_this_host and asked.launcher != "slurm"):
         return None
+    if asked.launcher == "slurm":
+        from bench.launch.slurm import Slurm
+
+        return Slurm(machine, asked.launcher_args)
     if asked.node_rank is not None:
         from bench.launch.head import Head
 

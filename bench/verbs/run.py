@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,7 @@ def run(
     Exits 0 if every launched cell is ok, 1 if one is not (and says which), 2 for bad input.
     """
     from bench.launch.interrupt import Interrupted
-    from bench.launch.machine import detect
+    from bench.launch.machine import detect, elsewhere
     from bench.launch.reference import forget_failed_references, make_references
     from bench.launch.sweep import Sweep
     from bench.plan.flags import with_flags
@@ -87,7 +88,8 @@ def run(
     chosen = with_flags(load_suite(suite), launches, target_interval, budget_minutes, placement)
     asked = Asked(started_by, multinode_launcher, launcher_args, master_addr, no_ssh, node_rank, control_port)
     hosts = chosen_hosts(hostfile, include, exclude, asked)
-    machine = detect(device, slots or (hosts.num_slots if hosts is not None else None))
+    num_slots = slots or (hosts.num_slots if hosts is not None else None)
+    machine = elsewhere(device, num_slots) if num_slots and launcher == "slurm" else detect(device, num_slots)
     folder = output or Path("results") / chosen.name
     if node_rank and hosts is not None and not dry_run:
         _follow(asked, hosts, machine, chosen.name, folder)
@@ -181,15 +183,17 @@ def _print_plan(sweep: Sweep, as_json: bool, reference: bool) -> None:
         command = re.sub(r"(--master_port[ =])0\b", r"\1FREE_PORT", shlex.join(sweep.command(task)))
         command = re.sub(r"(--launch-text )\S+", r"\1LAUNCH", command)
         known = {"cell": task.cell.id, "kind": task.kind, "twin": task.twin, "outcome": None, "reason": None}
-        plan.append({**known, "command": command})
+        plan.append({**known, "command": command, "script": sweep.script(task)})
     for cell, reason in sweep.skipped:
         known = {"cell": cell.id, "kind": None, "twin": False, "outcome": "skipped", "reason": reason}
-        plan.append({**known, "command": None})
+        plan.append({**known, "command": None, "script": None})
     if as_json:
         print(json.dumps(plan, indent=1))
         return
     for entry in plan:
         print(f"{entry['cell']}{_mark(entry['twin'])}\n    {entry['command'] or 'skipped: ' + entry['reason']}")
+        if entry["script"] is not None:
+            print(textwrap.indent(entry["script"], " " * 8))
     if reference and sweep.tasks:
         number = len(one_of_each([task.cell for task in sweep.tasks]))
         print(f"plain training of {number} global batches\n    {shlex.join(reference_command(sweep.folder))}")

@@ -33,6 +33,7 @@ from bench.worker.meter.memory import MemoryPeak
 from bench.worker.meter.outline import OutlineWatch
 from bench.worker.meter.process_group import BACKEND, Meter, register
 from bench.worker.meter.witness import Witness
+from bench.worker.started import on_several_hosts
 from bench.worker.strategies.base import StepLoss, Strategy
 
 WARMUP_BLOCK_STEPS = 3
@@ -237,7 +238,7 @@ def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:
     if meter is not None:
         register(meter)
         backend = BACKEND
-    if len(launch.hosts) > 1:
+    if on_several_hosts():
         met, rank, world_size = meet(timeout)
         dist.init_process_group(backend, store=met, rank=rank, world_size=world_size, timeout=timeout)
     elif device.type == "cuda" or "MASTER_PORT" in os.environ:

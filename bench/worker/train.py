@@ -15,6 +15,7 @@ import argparse  # noqa: E402
 import datetime  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 import traceback  # noqa: E402
@@ -41,6 +42,9 @@ from bench.results.store import write_atomically  # noqa: E402
 from bench.worker.started import name_ranks_as_torch_does  # noqa: E402
 
 BY_HAND = Path("results") / "by-hand"
+
+ALARM_S = 60
+"""Beyond its cell's time-out, after which a rank on several hosts ends in any case."""
 
 _BOOLEAN = {"true": True, "false": False}
 
@@ -146,6 +150,9 @@ def main() -> None:
         if rank == 0:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if launch.hosts:
+        # Where nobody can end this rank any more, because its host is cut off, the kernel does.
+        signal.alarm(int(launch.timeout_s) + ALARM_S)
     if folder is not None:
         try:
             _redirect_output(log_path(folder, rank))
