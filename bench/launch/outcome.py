@@ -92,6 +92,8 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
     if end.status is None:
         lines = [f"{_rank(launch, rank)}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
         return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
+    if end.status < 0:
+        return "crashed", f"the launcher was killed by signal {-end.status}", launcher_lines
     signals = [number for number in end.first_gone.values() if number]
     signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]

@@ -143,6 +143,8 @@ class OverSsh:
             if result.trouble is not None:
                 wrong[host] = str(result.trouble)
                 self._owed.setdefault(host, []).append(launch)
+                # Whatever it has of it: the launch has its record here.
+                self._kept.setdefault(host, []).append(folder)
                 continue
             try:
                 left = Ended.model_validate_json(result.stdout.strip().splitlines()[-1] if result.ok else "")

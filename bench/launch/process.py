@@ -28,7 +28,8 @@ GRACE_S = 15.0
 class RankWatch:
     """Which ranks of this host ended first, and by which signal: what the launcher does not tell, once it has ended the others.
 
-    `first_gone` has the signal by rank, 0 for a rank that was not killed, None where its parent was quicker to ask than we.
+    `first_gone` has the signal by rank, 0 for a rank that was not killed, None where its parent was quicker to ask than we. It
+    stays empty as long as a rank has not said that it is there: that one may have ended before all others.
     """
 
     def __init__(self, folder: Path, world_size: int) -> None:
@@ -54,7 +55,7 @@ class RankWatch:
         if self._descriptors:
             ended, _, _ = select.select(list(self._descriptors), [], [], 0)
             self.all_gone = len(ended) == self._world_size
-            if not self.first_gone:
+            if not self.first_gone and not self._unseen:
                 gone = sorted(self._descriptors[descriptor] for descriptor in ended)
                 self.first_gone = {rank: _signal(self._pids[rank]) for rank in gone}
 
