@@ -33,6 +33,13 @@ def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
     return None
 
 
+_LOST = (
+    *("connection closed by peer", "connection reset by peer", "socket closed", "connection was likely closed"),
+    "broken pipe",
+)
+"""What gloo and torch's store say where the other end is gone."""
+
+
 @dataclass(frozen=True)
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
@@ -86,6 +93,8 @@ def diagnose(launch: Started, folder: Path, end: End) -> tuple[Outcome, str, lis
     if end.status is None:
         lines = [f"{_rank(launch, rank)}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
         return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
+    if end.status < 0:
+        return "crashed", f"the launcher was killed by signal {-end.status}", launcher_lines
     signals = [number for number in end.first_gone.values() if number]
     signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
@@ -125,7 +134,7 @@ def _on(launch: Started, host: str | None, ranks: list[int]) -> list[int]:
 def _lost_a_peer(message: str) -> bool:
     """Whether a rank failed only because another one was gone."""
     lowered = message.lower()
-    return any(text in lowered for text in ("connection closed by peer", "connection reset by peer", "socket closed"))
+    return any(text in lowered for text in _LOST)
 
 
 def _rank(launch: Started, rank: int) -> str:

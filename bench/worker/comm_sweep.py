@@ -19,7 +19,7 @@ from bench.results.comm_sizes import fitting_bytes, num_elements
 from bench.results.launch_file import record_path
 from bench.worker.collectives import NUM_BUFFERS, VARIANTS, Collective
 from bench.worker.device import device_of_rank
-from bench.worker.meeting import meet
+from bench.worker.meeting import Meeting, meet
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 
@@ -44,13 +44,16 @@ def sweep(launch: CommLaunch, folder: Path) -> None:
     torch.set_num_threads(launch.plan.threads_per_rank)
     timeout = datetime.timedelta(seconds=launch.timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    met: Meeting | None = None
     if len(launch.hosts) > 1:
-        met, rank, world_size = meet(timeout)
-        dist.init_process_group(backend, store=met, rank=rank, world_size=world_size, timeout=timeout)
+        met = meet(timeout)
+        dist.init_process_group(backend, store=met.store, rank=met.rank, world_size=met.world_size, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout)
     # Barriers and gathered seconds never share the measured process group.
     control = dist.new_group(backend="gloo", timeout=timeout)
+    # All are connected once more: nobody is taken for dead who lets the meeting go.
+    del met
     here = CommRank(rank=dist.get_rank(), hostname=socket.gethostname(), device=str(device))
     ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, here, group=control)
