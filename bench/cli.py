@@ -10,6 +10,7 @@ import typer
 from bench.errors import ScalebenchError
 from bench.verbs.advise import advise
 from bench.verbs.case import case
+from bench.verbs.comm import comm
 from bench.verbs.compare import compare
 from bench.verbs.doctor import doctor
 from bench.verbs.project import project
@@ -33,6 +34,9 @@ app.command(
 app.command(epilog="Example: scalebench doctor    or: scalebench doctor --hostfile hostfile --suite v100-8")(doctor)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
+app.command(
+    epilog="Example: scalebench comm --world-size 2 --max-bytes 64MiB    or: scalebench comm --hostfile hosts --device cpu"
+)(comm)
 app.command(
     epilog="Example: scalebench project --machine dgx1-v100-16gb --model gpt2-small --micro-batch-size 8"
     "    or: scalebench project --calibrate results/quick    or: scalebench project --validate"

@@ -186,10 +186,15 @@ class Lab:
         # In place: the host has this very file mounted.
         (self.folder / host / "hosts").write_text("\n".join(lines) + "\n")
 
-    def hide(self, host: str, folder: Path) -> None:
-        """On that host, the folder is empty."""
-        self._inside(host, "mount", "-t", "tmpfs", "tmpfs", str(folder))
+    def hide(self, host: str, folder: Path, size_bytes: int | None = None) -> None:
+        """On that host, the folder is empty, a file system of its own that is full at that size."""
+        options = ["-o", f"size={size_bytes}"] if size_bytes is not None else []
+        self._inside(host, "mount", "-t", "tmpfs", *options, "tmpfs", str(folder))
         self._hidden.append((host, folder))
+
+    def seen_by(self, host: str, path: Path) -> Path:
+        """What the host sees at that path, from outside."""
+        return Path(f"/proc/{self._first[host]}/root{path}")
 
     def mend(self) -> None:
         """Undo all that was done to links, keys, names and folders."""
@@ -200,7 +205,7 @@ class Lab:
             self.resolve(name, name, None)
         while self._hidden:
             host, folder = self._hidden.pop()
-            self._inside(host, "umount", str(folder))
+            self._inside(host, "umount", "--lazy", str(folder))
 
     def processes(self, host: str) -> list[psutil.Process]:
         """Every process of that host but its sshd, as seen from outside."""

@@ -7,20 +7,29 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from bench.launch.engine import Engine, HostLost
 from bench.launch.outcome import End, num_oom_kills, settle
 from bench.launch.process import LaunchProcess
+from bench.launch.remote import is_this_host
 from bench.launch.slurm import TIMED_OUT
-from bench.results.launch_file import Launch, record_path, write_launch
+from bench.results.launch_file import Launch, Started, record_path, write_launch
 from bench.results.record import Record
 
+_Launch = TypeVar("_Launch", bound=Started)
 
-def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], None]) -> Record:
-    """Start a launch by an engine, wait for it and end it, on every host. One that is stopped in between leaves a whole record or
-    nothing. `tick` is called about ten times a second."""
+
+def attempt(launch: Launch, folder: Path, engine: Engine[Launch], tick: Callable[[], None]) -> Record:
+    """The record of one launch, made as `until_it_ends` has it."""
     launch = launch.model_copy(update={"command": engine.command(launch, folder)})
     write_launch(folder, launch)
+    return settle(launch, folder, until_it_ends(launch, folder, engine, tick))
+
+
+def until_it_ends(launch: _Launch, folder: Path, engine: Engine[_Launch], tick: Callable[[], None]) -> End:
+    """Start a launch by an engine, wait for it and end it, on every host. One that is stopped in between leaves a whole record or
+    nothing. `tick` is called about ten times a second."""
     oom_kills = num_oom_kills()
     started = time.monotonic()
     process: LaunchProcess | None = None
@@ -33,7 +42,12 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
     try:
         environment = engine.environment(launch, folder)
         process = LaunchProcess(
-            launch.command, environment, folder, launch.cell.world_size, may_be_lost=launch.cell.may_be_lost
+            launch.command,
+            environment,
+            folder,
+            launch.ranks.world_size,
+            may_be_lost=launch.ranks.may_be_lost,
+            here=_ranks_here(launch),
         )
         engine.began(launch, folder)
         try:
@@ -55,4 +69,13 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
     process.end()
     wall_s = time.monotonic() - started
     troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
-    return settle(launch, folder, End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles))
+    return End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles)
+
+
+def _ranks_here(launch: Started) -> list[int] | None:
+    """The ranks of a launch that this host has; None where it has all."""
+    if not launch.hosts or launch.launcher == "slurm":
+        return None
+    each = launch.ranks.world_size // len(launch.hosts)
+    here = [number for number, host in enumerate(launch.hosts) if is_this_host(host)]
+    return [rank for number in here for rank in range(number * each, (number + 1) * each)]

@@ -101,9 +101,11 @@ def main() -> None:
         "--forget", type=Path, action="append", default=[], help="folder whose files are kept elsewhere"
     )
     parsed = parser.parse_args()
+    ended = end_here(parsed.launch_id, parsed.folder, parsed.port)
+    # Afterwards: what still ran could have written into them again.
     for folder in parsed.forget:
         forget_here(folder)
-    sys.stdout.write(end_here(parsed.launch_id, parsed.folder, parsed.port).model_dump_json() + "\n")
+    sys.stdout.write(ended.model_dump_json() + "\n")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from typing import Literal
 from bench.errors import LaunchError
 from bench.launch.machine import Machine
 from bench.launch.variables import MARK
-from bench.plan.cell import Cell
+from bench.results.launch_file import Launch, Ranks
 
 LauncherName = Literal["deepspeed", "torchrun", "slurm"]
 
-MODULE = "bench.worker.train"
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,29 +41,31 @@ def _local_slots(num_ranks: int) -> list[str]:
     return ["--num_gpus", str(num_ranks)]
 
 
-def local_command(launcher: LauncherName, cell: Cell, launch_file: Path, port: int) -> list[str]:
-    """The command that starts a cell's ranks on this host. Raises LaunchError for a launcher that can't."""
+def local_command(
+    launcher: LauncherName, ranks: Ranks, launch_file: Path, port: int, module: str = Launch.module
+) -> list[str]:
+    """The command that starts `module` once a rank on this host. Raises LaunchError for a launcher that can't."""
     # Not --launch: the runner takes that for an abbreviation of its own --launcher.
     rank_arguments = ["--from-launch", str(launch_file)]
     if launcher == "deepspeed":
         # An absent hostfile keeps the runner from reading /job/hostfile, which some images carry.
         return [
             *program("deepspeed", "deepspeed.launcher.runner"),
-            *("--hostfile", os.devnull, *_local_slots(cell.world_size)),
-            *("--master_addr", "127.0.0.1", "--master_port", str(port), "--module", MODULE),
+            *("--hostfile", os.devnull, *_local_slots(ranks.world_size)),
+            *("--master_addr", "127.0.0.1", "--master_port", str(port), "--module", module),
             *rank_arguments,
         ]
     if launcher == "torchrun":
         return [
             *program("torchrun", "torch.distributed.run"),
-            *("--nproc_per_node", str(cell.world_size), "--master_addr", "127.0.0.1", "--master_port", str(port)),
-            *("--module", MODULE),
+            *("--nproc_per_node", str(ranks.world_size), "--master_addr", "127.0.0.1", "--master_port", str(port)),
+            *("--module", module),
             *rank_arguments,
         ]
     raise LaunchError(f"{launcher} starts no ranks on this host alone", hint="use --launcher deepspeed or torchrun")
 
 
-def launch_environment(machine: Machine, cell: Cell, launch_id: str) -> dict[str, str]:
+def launch_environment(machine: Machine, ranks: Ranks, launch_id: str) -> dict[str, str]:
     """The environment of a launch: this process's, and what the ranks need to find the package, its compilers and
     their devices."""
     environment = dict(os.environ)
@@ -77,5 +79,5 @@ def launch_environment(machine: Machine, cell: Cell, launch_id: str) -> dict[str
     if machine.device_type == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
         # More threads than cores cost tenfold, and torch's default is one thread a core in every rank.
-        environment["OMP_NUM_THREADS"] = str(cell.threads_per_rank or 1)
+        environment["OMP_NUM_THREADS"] = str(ranks.threads_per_rank or 1)
     return environment

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.launch.process import last_lines
-from bench.results.launch_file import Launch, log_path, read_failures, record_path
+from bench.results.launch_file import Launch, Started, log_path, read_failures, record_path
 from bench.results.record import Outcome, Record
 from bench.results.store import read_record
 
@@ -31,6 +31,13 @@ def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
     if any("bad_alloc" in line for line in lines):
         return "memory could not be allocated (std::bad_alloc)"
     return None
+
+
+_LOST = (
+    *("connection closed by peer", "connection reset by peer", "socket closed", "connection was likely closed"),
+    "broken pipe",
+)
+"""What gloo and torch's store say where the other end is gone."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,12 @@ def settle(launch: Launch, folder: Path, end: End) -> Record:
     if path.exists():
         # Ranks on other hosts are not told the command, which has in it what they are told.
         return read_record(path).model_copy(update={"wall_s": end.wall_s, "command": launch.command})
-    outcome, reason, evidence = _diagnose(launch, folder, end)
+    outcome, reason, evidence = diagnose(launch, folder, end)
     return launch.record(outcome=outcome, reason=reason, evidence=evidence, wall_s=end.wall_s)
 
 
-def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
+def diagnose(launch: Started, folder: Path, end: End) -> tuple[Outcome, str, list[str]]:
+    """Outcome, reason and evidence of a launch without a record, from what its ranks and its launcher left in its folder."""
     # Without ssh every host has a launcher of its own.
     logs = sorted(folder.glob("logs/launcher*.log"))
     launcher_lines = [line for log in logs for line in last_lines(log)]
@@ -81,17 +89,21 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
         )
         away = "; ".join(end.troubles.values())
         return "unreachable", f"{how}, and then {away}", launcher_lines
-    silent = [rank for rank in range(launch.cell.world_size) if rank not in {failure.rank for failure in failures}]
+    silent = [rank for rank in range(launch.ranks.world_size) if rank not in {failure.rank for failure in failures}]
     if end.status is None:
         lines = [f"{_rank(launch, rank)}: {line}" for rank in silent for line in last_lines(log_path(folder, rank), 3)]
         return "timeout", f"still running after {launch.timeout_s:g} s, ended", lines or launcher_lines
+    if end.status < 0:
+        return "crashed", f"the launcher was killed by signal {-end.status}", launcher_lines
     signals = [number for number in end.first_gone.values() if number]
     signals += [int(number) for number in re.findall(r"return code = -(\d+)", "\n".join(launcher_lines))]
     signals += [int(number) for number in re.findall(r"exitcode\s*:\s*-(\d+)", "\n".join(launcher_lines))]
     killed = f", killed by signal {signals[0]}" if signals else ""
-    gone = [rank for rank in end.first_gone if rank in silent] or silent
+    killed_on = _host_of_signal(launch, logs)
+    gone = [rank for rank in end.first_gone if rank in silent] or _on(launch, killed_on, silent) or silent
     evidence = [line for rank in gone[:1] for line in last_lines(log_path(folder, rank))] + launcher_lines
-    who = _name_ranks(launch, gone) if gone and len(gone) < launch.cell.world_size else "the launch"
+    who = _name_ranks(launch, gone) if gone and len(gone) < launch.ranks.world_size else "the launch"
+    who = f"a rank on {killed_on}" if killed_on is not None and len(gone) > 1 else who
     if (sign := sign_of_memory(evidence, end.oom_kills_before)) is not None:
         return "oom", f"{who} ended{killed}: {sign}", evidence
     if end.lost is not None and not killed:
@@ -99,17 +111,37 @@ def _diagnose(launch: Launch, folder: Path, end: End) -> tuple[Outcome, str, lis
     return "crashed", f"{who} ended without a record{killed} (launcher's exit status {end.status})", evidence
 
 
+def _host_of_signal(launch: Started, logs: list[Path]) -> str | None:
+    """The host whose launcher says first that a signal ended a rank there: pdsh and bench.launch.each put its name before a line,
+    and without ssh each host has a log of its own."""
+    hosts = list(launch.hosts)
+    for log in logs:
+        number = log.stem.rpartition("_")[2]
+        own = hosts[int(number)] if number.isdigit() and int(number) < len(hosts) else None
+        for line in last_lines(log, 200):
+            if re.search(r"(return code = |exitcode\s*:\s*)-\d", line):
+                host = line.partition(": ")[0]
+                return host if host in hosts else own or (hosts[0] if hosts else None)
+    return None
+
+
+def _on(launch: Started, host: str | None, ranks: list[int]) -> list[int]:
+    """Those of the ranks that are on a host; none on none."""
+    hosts = list(launch.hosts)
+    return [rank for rank in ranks if host is not None and hosts[rank * len(hosts) // launch.ranks.world_size] == host]
+
+
 def _lost_a_peer(message: str) -> bool:
     """Whether a rank failed only because another one was gone."""
     lowered = message.lower()
-    return any(text in lowered for text in ("connection closed by peer", "connection reset by peer", "socket closed"))
+    return any(text in lowered for text in _LOST)
 
 
-def _rank(launch: Launch, rank: int) -> str:
+def _rank(launch: Started, rank: int) -> str:
     """A rank by its number, and on several hosts by its host."""
     hosts = list(launch.hosts)
-    return f"rank {rank} on {hosts[rank * len(hosts) // launch.cell.world_size]}" if hosts else f"rank {rank}"
+    return f"rank {rank} on {hosts[rank * len(hosts) // launch.ranks.world_size]}" if hosts else f"rank {rank}"
 
 
-def _name_ranks(launch: Launch, ranks: list[int]) -> str:
+def _name_ranks(launch: Started, ranks: list[int]) -> str:
     return _rank(launch, ranks[0]) if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from bench.launch.preflight import Preflight, Unusable, master_address, module_t
 from bench.launch.remote import SSH_OPTIONS_VARIABLE, is_this_host, on_host, on_hosts, ssh_options
 from bench.launch.several import HOSTS_NAME, Several, hosts_text, several_command
 from bench.launch.variables import ENV_FILE_NAME, ENV_FILE_VARIABLE, carried, check_for_pdsh, env_file_text
-from bench.results.launch_file import Launch
+from bench.results.launch_file import Started
 from bench.results.store import write_atomically
 
 MODULE = "bench.launch.ended"
@@ -46,7 +47,7 @@ class OverSsh:
     _read: int = field(init=False, default=0)
     _bad: tuple[str, int, float] | None = field(init=False, default=None)
     # Of launches that could not be ended on a host that was away, and of folders there whose files are kept here.
-    _owed: dict[str, list[Launch]] = field(init=False, default_factory=dict)
+    _owed: dict[str, list[Started]] = field(init=False, default_factory=dict)
     _kept: dict[str, list[Path]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class OverSsh:
     def open(self) -> None:
         pass
 
-    def unusable(self, launch: Launch) -> Unusable | None:
+    def unusable(self, launch: Started) -> Unusable | None:
         self._check_programs()
         first = next(iter(launch.hosts))
         master = master_address(first, self.how.master_addr)
@@ -75,16 +76,16 @@ class OverSsh:
                 hint="install it, or choose another --multinode-launcher (pdsh, ssh, openmpi), or --no-ssh",
             )
 
-    def command(self, launch: Launch, folder: Path) -> list[str]:
+    def command(self, launch: Started, folder: Path) -> list[str]:
         master = master_address(next(iter(launch.hosts)), self.how.master_addr)
         # A name that leads nowhere stands in a dry run as it is.
         address = next(iter(launch.hosts)) if isinstance(master, Unusable) else master
-        exported = carried(launch_environment(self.machine, launch.cell, launch.launch_id))
+        exported = carried(launch_environment(self.machine, launch.ranks, launch.launch_id))
         return several_command(self.how, launch, folder, address, exported, self.machine.device_type == "cuda")
 
-    def environment(self, launch: Launch, folder: Path) -> dict[str, str]:
+    def environment(self, launch: Started, folder: Path) -> dict[str, str]:
         """Also writes the files that the launcher reads. Raises LaunchError for what a remote shell would execute."""
-        environment = launch_environment(self.machine, launch.cell, launch.launch_id)
+        environment = launch_environment(self.machine, launch.ranks, launch.launch_id)
         if self.how.one_a_host:
             return environment
         check_for_pdsh(environment, {"working folder": str(Path.cwd()), "program": sys.executable})
@@ -99,7 +100,7 @@ class OverSsh:
         environment[SSH_OPTIONS_VARIABLE] = " ".join(map(_unquoted, ssh_options()))
         return environment
 
-    def began(self, launch: Launch, folder: Path) -> None:
+    def began(self, launch: Started, folder: Path) -> None:
         self._log, self._read, self._bad = folder / "logs" / "launcher.log", 0, None
 
     def check(self) -> None:
@@ -125,10 +126,10 @@ class OverSsh:
         self._read += len(lines) + len(whole)
         return lines.decode("utf-8", "replace")
 
-    def patience_s(self, launch: Launch) -> float:
+    def patience_s(self, launch: Started) -> float:
         return launch.timeout_s
 
-    def ended(self, launch: Launch, folder: Path, ok: bool) -> dict[str, str]:
+    def ended(self, launch: Started, folder: Path, ok: bool) -> dict[str, str]:
         self._log = None
         if not ok:
             self._preflight.forget()
@@ -142,6 +143,8 @@ class OverSsh:
             if result.trouble is not None:
                 wrong[host] = str(result.trouble)
                 self._owed.setdefault(host, []).append(launch)
+                # Whatever it has of it: the launch has its record here.
+                self._kept.setdefault(host, []).append(folder)
                 continue
             try:
                 left = Ended.model_validate_json(result.stdout.strip().splitlines()[-1] if result.ok else "")
@@ -154,14 +157,14 @@ class OverSsh:
                 self._kept.setdefault(host, []).append(folder)
         return wrong
 
-    def leftover(self, launch: Launch, folder: Path) -> dict[str, str]:
+    def leftover(self, launch: Started, folder: Path) -> dict[str, str]:
         others = [host for host in launch.hosts if not is_this_host(host)]
         words = [launch.launch_id, str(folder), str(launch.port), "--forget", str(folder)]
         command, environment = module_there(MODULE, *words)
         results = on_hosts(others, command, END_S, environment=environment)
         return {host: str(one.trouble or one.stderr.strip()[-200:]) for host, one in results.items() if not one.ok}
 
-    def _pay(self, launch: Launch) -> None:
+    def _pay(self, launch: Started) -> None:
         """What could not be ended on hosts that are back, is ended now."""
         for host in set(launch.hosts) & self._owed.keys():
             for owed in self._owed.pop(host):
@@ -170,18 +173,23 @@ class OverSsh:
 
     def close(self) -> None:
         """Hosts without the results folder need not keep what is kept here; those that were away may be back."""
-        for host in {*self._kept, *self._owed}:
-            owed = self._owed.get(host, [])
-            forget = [word for folder in self._kept.get(host, []) for word in ("--forget", str(folder))]
-            for launch_id, port in [(launch.launch_id, launch.port) for launch in owed] or [("none", 0)]:
-                command, environment = module_there(MODULE, launch_id, "/nonexistent", str(port), *forget)
-                result = on_host(host, command, END_S, environment=environment)
-                if not result.ok and owed:
-                    self.warn(
-                        f"warning: {host} may still run ranks of launch {launch_id}: {result.trouble or result.stderr[-200:]}"
-                    )
+        hosts = sorted({*self._kept, *self._owed})
+        if hosts:
+            with ThreadPoolExecutor(len(hosts)) as pool:
+                list(pool.map(self._leave, hosts))
         self._kept.clear()
         self._owed.clear()
+
+    def _leave(self, host: str) -> None:
+        forget = [word for folder in self._kept.get(host, []) for word in ("--forget", str(folder))]
+        owed = self._owed.get(host, [])
+        for launch_id, port in [(launch.launch_id, launch.port) for launch in owed] or [("none", 0)]:
+            command, environment = module_there(MODULE, launch_id, "/nonexistent", str(port), *forget)
+            result = on_host(host, command, END_S, environment=environment)
+            if not result.ok and owed:
+                self.warn(
+                    f"warning: {host} may still run ranks of launch {launch_id}: {result.trouble or result.stderr[-200:]}"
+                )
 
 
 def _unquoted(option: str) -> str:

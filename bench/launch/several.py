@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from bench.launch.each import each_command
-from bench.launch.launcher import MODULE, LauncherName, program
+from bench.launch.launcher import LauncherName, program
 from bench.launch.placement import Placement
-from bench.results.launch_file import Launch, launch_text
+from bench.results.launch_file import Started
 
 MultinodeLauncher = Literal["pdsh", "ssh", "openmpi"]
 HOSTS_NAME = "hosts"
@@ -35,13 +35,13 @@ class Several:
         return self.launcher == "torchrun" or self.multinode == "ssh"
 
 
-def hosts_text(launch: Launch) -> str:
+def hosts_text(launch: Started) -> str:
     """A hostfile of nothing but the launch's hosts, with as many slots as they have numbers of."""
     return "".join(f"{host} slots={max(slots) + 1}\n" for host, slots in launch.hosts.items())
 
 
 def several_command(
-    how: Several, launch: Launch, folder: Path, master: str, exported: Iterable[str], cuda: bool
+    how: Several, launch: Started, folder: Path, master: str, exported: Iterable[str], cuda: bool
 ) -> list[str]:
     """The command that starts the ranks of several hosts from this one."""
     include = Placement({host: tuple(slots) for host, slots in launch.hosts.items()}).include
@@ -56,14 +56,14 @@ def several_command(
     return [
         *program("deepspeed", "deepspeed.launcher.runner"),
         *(*where, "--force_multi", "--no_ssh_check", "--master_addr", master, "--master_port", str(launch.port)),
-        *("--module", MODULE, "--launch-text", launch_text(folder, launch)),
+        *("--module", launch.module, "--launch-text", launch.told(folder)),
     ]
 
 
-def node_command(how: Several, launch: Launch, folder: Path, master: str, node: str = "%n") -> list[str]:
+def node_command(how: Several, launch: Started, folder: Path, master: str, node: str = "%n") -> list[str]:
     """The command that starts the ranks of one host, whose number takes the place of `%n`."""
     num_ranks = len(next(iter(launch.hosts.values())))
-    rank_arguments = ["--module", MODULE, "--launch-text", launch_text(folder, launch)]
+    rank_arguments = ["--module", launch.module, "--launch-text", launch.told(folder)]
     if how.launcher == "torchrun":
         return [
             *program("torchrun", "torch.distributed.run"),
@@ -78,7 +78,7 @@ def node_command(how: Several, launch: Launch, folder: Path, master: str, node: 
     ]
 
 
-def no_ssh_command(how: Several, launch: Launch, folder: Path, master: str, node: int) -> list[str]:
+def no_ssh_command(how: Several, launch: Started, folder: Path, master: str, node: int) -> list[str]:
     """The command with which each host starts its own part."""
     if how.launcher == "torchrun":
         return node_command(how, launch, folder, master, str(node))
@@ -87,5 +87,5 @@ def no_ssh_command(how: Several, launch: Launch, folder: Path, master: str, node
         *program("deepspeed", "deepspeed.launcher.runner"),
         *("--hostfile", str(folder / HOSTS_NAME), "--include", include, "--no_ssh", "--node_rank", str(node)),
         *("--master_addr", master, "--master_port", str(launch.port)),
-        *("--module", MODULE, "--launch-text", launch_text(folder, launch)),
+        *("--module", launch.module, "--launch-text", launch.told(folder)),
     ]

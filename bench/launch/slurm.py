@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import LaunchError
-from bench.launch.launcher import MODULE, launch_environment
+from bench.launch.launcher import launch_environment
 from bench.launch.machine import Machine
 from bench.launch.preflight import Unusable
 from bench.launch.variables import carried
-from bench.results.launch_file import Launch, launch_text
+from bench.results.launch_file import Started
 from bench.results.store import write_atomically
 
 SCRIPT_NAME = "job.sh"
@@ -30,7 +30,7 @@ def job_name(launch_id: str) -> str:
     return f"scalebench-{launch_id}"
 
 
-def job_script(launch: Launch, folder: Path, machine: Machine) -> str:
+def job_script(launch: Started, folder: Path, machine: Machine) -> str:
     """The script of a launch's job. Every word that is not ours is quoted: nothing in it is executed.
 
     Raises LaunchError for a results folder that Slurm can't write a log in by name.
@@ -51,10 +51,10 @@ def job_script(launch: Launch, folder: Path, machine: Machine) -> str:
         "output": str(log).replace("%", "%%"),
         **({"gpus-per-node": num_ranks} if machine.device_type == "cuda" else {}),
     }
-    variables = carried(launch_environment(machine, launch.cell, launch.launch_id))
-    ranks = ["srun", "--kill-on-bad-exit=1", f"--nodes={len(launch.hosts)}", f"--ntasks={launch.cell.world_size}"]
+    variables = carried(launch_environment(machine, launch.ranks, launch.launch_id))
+    ranks = ["srun", "--kill-on-bad-exit=1", f"--nodes={len(launch.hosts)}", f"--ntasks={launch.ranks.world_size}"]
     ranks += [f"--ntasks-per-node={num_ranks}", "--distribution=block", "--export=ALL"]
-    ranks += [sys.executable, "-u", "-m", MODULE, "--launch-text", launch_text(folder, launch)]
+    ranks += [sys.executable, "-u", "-m", launch.module, "--launch-text", launch.told(folder)]
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH --{name}={value}" for name, value in options.items()),
@@ -80,36 +80,36 @@ class Slurm:
                 "there is no sbatch here", hint="log in where jobs are submitted, or use another --launcher"
             )
 
-    def unusable(self, launch: Launch) -> Unusable | None:
+    def unusable(self, launch: Started) -> Unusable | None:
         return None
 
-    def command(self, launch: Launch, folder: Path) -> list[str]:
+    def command(self, launch: Started, folder: Path) -> list[str]:
         try:
             own = shlex.split(self.arguments)
         except ValueError as error:
             raise LaunchError(f"--launcher-args: found {self.arguments!r} ({error})", hint="close the quote") from error
         return ["sbatch", "--wait", "--parsable", *own, str(folder / SCRIPT_NAME)]
 
-    def script(self, launch: Launch, folder: Path) -> str:
+    def script(self, launch: Started, folder: Path) -> str:
         return job_script(launch, folder, self.machine)
 
-    def environment(self, launch: Launch, folder: Path) -> dict[str, str]:
+    def environment(self, launch: Started, folder: Path) -> dict[str, str]:
         write_atomically(folder / SCRIPT_NAME, self.script(launch, folder))
-        return launch_environment(self.machine, launch.cell, launch.launch_id)
+        return launch_environment(self.machine, launch.ranks, launch.launch_id)
 
-    def began(self, launch: Launch, folder: Path) -> None:
+    def began(self, launch: Started, folder: Path) -> None:
         pass
 
     def check(self) -> None:
         pass
 
-    def patience_s(self, launch: Launch) -> float:
+    def patience_s(self, launch: Started) -> float:
         return QUEUE_S
 
-    def ended(self, launch: Launch, folder: Path, ok: bool) -> dict[str, str]:
+    def ended(self, launch: Started, folder: Path, ok: bool) -> dict[str, str]:
         return {} if ok else cancel(launch.launch_id)
 
-    def leftover(self, launch: Launch, folder: Path) -> dict[str, str]:
+    def leftover(self, launch: Started, folder: Path) -> dict[str, str]:
         return cancel(launch.launch_id)
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ class Sweep:
     launcher: LauncherName
     folder: Path
     hostfile: Hostfile | None = None
-    engine: Engine | None = None
+    engine: Engine[Launch] | None = None
     runnable: list[PlannedCell] = field(init=False)
     tasks: list[Task] = field(init=False)
     skipped: list[tuple[Cell, str]] = field(init=False)
@@ -109,7 +109,7 @@ class Sweep:
         alone = found.num_nodes == 1 and is_this_host(found.first) and self.launcher != "slurm"
         return None if alone else found
 
-    def _engine(self, launch: Launch) -> Engine:
+    def _engine(self, launch: Launch) -> Engine[Launch]:
         return self.engine if launch.hosts and self.engine is not None else ThisHost(self.launcher, self.machine)
 
     def prepare_folder(self) -> None:

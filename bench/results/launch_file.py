@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,36 +16,86 @@ from bench.results.record import Record
 from bench.results.store import RECORD_NAME, write_atomically
 
 LAUNCH_NAME = "launch.json"
+_Started = TypeVar("_Started", bound="Started")
 
 
-class Launch(BaseModel):
+class Ranks(Protocol):
+    """What is launched, as far as a launcher is concerned: a cell, or a sweep of collectives."""
+
+    @property
+    def world_size(self) -> int: ...
+
+    @property
+    def threads_per_rank(self) -> int | None: ...
+
+    @property
+    def may_be_lost(self) -> frozenset[int]: ...
+
+
+class Started(BaseModel):
+    """One start of all ranks, whatever they do. `module` is their program. `hosts` are those of a launch that takes more than
+    this host, in the order of their ranks, with the slots of each; `port` is where its ranks meet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    module: ClassVar[str]
+
+    launch_id: str
+    started_at: str
+    launcher: str
+    command: list[str] = []
+    hostname: str | None = None
+    timeout_s: float = 1800.0
+    hosts: dict[str, list[int]] = {}
+    port: int | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """How many there are, and of how many threads."""
+        raise NotImplementedError
+
+    def told(self, folder: Path) -> str:
+        """The launch and its folder as one word for a command line, which no shell can take for anything else: base64url of JSON.
+
+        For ranks on other hosts, where the launch file may not be. Without the launch's own command, which has this text in it.
+        """
+        launch = self.model_copy(update={"command": []}).model_dump(mode="json", exclude_defaults=True)
+        return base64.urlsafe_b64encode(json.dumps({"launch": launch, "folder": str(folder)}).encode("utf-8")).decode(
+            "ascii"
+        )
+
+    @classmethod
+    def read_told(cls: type[_Started], text: str) -> tuple[_Started, Path]:
+        """Raises RecordError if the text is not one that `told` made."""
+        try:
+            content = json.loads(base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True))
+            return cls.model_validate(content["launch"]), Path(content["folder"])
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise RecordError("--launch-text: found what is no launch", hint="scalebench writes it") from error
+
+
+class Launch(Started):
     """One start of all ranks for one cell, as every rank reads it.
 
     `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes), `hostname`
     and `affinity` its host and the cores that it may use, and so its ranks there. `seed` and `injections` are for attribution
-    launches: what the order of arms is drawn from, and what is disturbed on purpose. `hosts` are those of a launch that takes
-    more than this host, in the order of their ranks, with the slots of each; `port` is where its ranks meet.
+    launches: what the order of arms is drawn from, and what is disturbed on purpose.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    module: ClassVar[str] = "bench.worker.train"
 
-    launch_id: str
     kind: Literal["timing", "attribution"] = "timing"
     cell: Cell
     suite: str | None = None
     sequence: int | None = None
     twin: bool = False
-    started_at: str
     started_monotonic_s: float | None = None
-    launcher: str
-    command: list[str] = []
-    hostname: str | None = None
     affinity: list[int] | None = None
-    timeout_s: float = 1800.0
     seed: int = 0
     injections: list[Injection] = []
-    hosts: dict[str, list[int]] = {}
-    port: int | None = None
+
+    @property
+    def ranks(self) -> Cell:
+        return self.cell
 
     def record(self, **found: Any) -> Record:
         """The record of this launch: what it was told, beside what was found."""
@@ -94,33 +144,6 @@ def read_launch(path: Path) -> Launch:
         return Launch.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise RecordError(f"{path} is not a launch file: {error}") from error
-
-
-class _Told(BaseModel):
-    """What a rank is told on its command line."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    launch: Launch
-    folder: Path
-
-
-def launch_text(folder: Path, launch: Launch) -> str:
-    """A launch and its folder as one word for a command line, which no shell can take for anything else: base64url of JSON.
-
-    For ranks on other hosts, where the launch file may not be. Without the launch's own command, which has this text in it.
-    """
-    told = _Told(launch=launch.model_copy(update={"command": []}), folder=folder)
-    return base64.urlsafe_b64encode(told.model_dump_json(exclude_defaults=True).encode("utf-8")).decode("ascii")
-
-
-def read_launch_text(text: str) -> tuple[Launch, Path]:
-    """Raises RecordError if the text is not one that `launch_text` made."""
-    try:
-        told = _Told.model_validate_json(base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True))
-    except (ValueError, ValidationError) as error:
-        raise RecordError("--launch-text: found what is no launch", hint="`scalebench run` writes it") from error
-    return told.launch, told.folder
 
 
 def read_failures(folder: Path) -> list[Failure]:

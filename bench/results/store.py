@@ -58,12 +58,12 @@ def write_atomically(path: Path, text: str) -> None:
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def sealed_text(name: str, content: BaseModel) -> tuple[str, str]:
+def sealed_text(name: str, content: BaseModel, version: int = SCHEMA_VERSION) -> tuple[str, str]:
     """The content of a file that nobody can edit unseen, and its SHA-256: canonical JSON, last, after the digest of that
-    very text."""
+    very text. `version`: of that kind of file."""
     canonical = _canonical(content.model_dump(mode="json"))
     digest = hashlib.sha256(canonical.encode("utf-8")).hexdigest()
-    return f'{{"schema_version": {SCHEMA_VERSION}, "sha256": "{digest}", "{name}": {canonical}}}', digest
+    return f'{{"schema_version": {version}, "sha256": "{digest}", "{name}": {canonical}}}', digest
 
 
 def record_text(record: Record) -> str:
@@ -96,10 +96,10 @@ def _untouched(text: str) -> tuple[str, str] | None:
     return text[head.end() : -1], head["sha256"]
 
 
-def read_sealed(path: Path, name: str, kind: type[_Content], again: str) -> _Content:
+def read_sealed(path: Path, name: str, kind: type[_Content], again: str, version: int = SCHEMA_VERSION) -> _Content:
     """The content of a sealed file. Raises RecordError, naming the file, unless it is whole, unedited and of this version.
 
-    `again` says how to come by another.
+    `again` says how to come by another, `version` is what this kind of file has now.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -113,10 +113,10 @@ def read_sealed(path: Path, name: str, kind: type[_Content], again: str) -> _Con
         raise RecordError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise RecordError(f"{path} is not a whole JSON file ({error})", hint=again) from error
-    version = envelope.get("schema_version") if isinstance(envelope, dict) else None
-    if version != SCHEMA_VERSION:
+    found = envelope.get("schema_version") if isinstance(envelope, dict) else None
+    if found != version:
         raise RecordError(
-            f"{path} has schema version {version!r}, expected {SCHEMA_VERSION}",
+            f"{path} has schema version {found!r}, expected {version}",
             hint="read it with the scalebench that wrote it, or measure into another folder",
         )
     content = envelope.get(name)

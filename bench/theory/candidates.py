@@ -232,7 +232,7 @@ def _of_group(
         "variation_s": (slower - 1.0) * (passes * (forward_s + backward_s) + update_s),
         "lateness_s": lateness_s(machine, ranks, work.num_params),
         "exposed_comm_s": gathered_after_s(exchanged, group) + times * added_s,
-        "error": efficiency_error(strategy, machine, ranks),
+        "error": efficiency_error(strategy, machine, ranks, machine.rates_fitted(ranks, group.network)),
     }
 
 

@@ -33,8 +33,9 @@ class Positive(Quantity):
 
 class Device(BaseModel):
     """One GPU, or the share of a CPU that a rank has. `name` as torch reports it, for its peak (bench.theory.flops); None
-    where there is no peak. `sustained_frac` by precision: the part of that peak that a large batch of a transformer reaches.
-    `layer_latency_s`: what a layer's forward and backward pass take besides, whatever the batch."""
+    where there is no peak. `sustained_frac` by precision: the part of that peak that a large batch of a transformer reaches;
+    `sustained_flops_per_s` the same in FLOP/s, for a device without a known peak, and the first to count. `layer_latency_s`:
+    what a layer's forward and backward pass take besides, whatever the batch."""
 
     model_config = _STRICT
     name: str | None
@@ -42,6 +43,7 @@ class Device(BaseModel):
     memory_bytes_per_s: Positive
     layer_latency_s: Quantity
     sustained_frac: dict[str, Positive]
+    sustained_flops_per_s: dict[str, Positive] = {}
 
 
 class Fabric(BaseModel):
@@ -149,6 +151,16 @@ class Machine(BaseModel):
     behaviour: Behaviour
     network: Network | None = None
     host: Host | None = None
+
+    def rates_fitted(self, world_size: int, network: Network | None = None) -> bool:
+        """Whether what carries the collectives of so many ranks was measured (bench.theory.fabric_fit), and not described.
+        `network`: between nodes, None for the machine's own."""
+        if self.num_nodes(world_size) > 1:
+            between = network or self.network
+            return between is not None and between.card_bytes_per_s.source.startswith("fitted")
+        fabric = self.node.fabric
+        link = fabric.host_path_bytes_per_s if fabric.link_bytes_per_s is None else fabric.link_bytes_per_s
+        return link.source.startswith("fitted")
 
     def num_nodes(self, world_size: int) -> int:
         """The fewest nodes that hold so many ranks."""

@@ -84,7 +84,8 @@ def project(
     efficiency = step_1_s / parts.step_time_s
     # A host's Adam has less to do the more ranks there are, so that efficiency may pass 1.
     most = 1.0 if way_of(strategy).offload == "none" else float("inf")
-    ends = efficiency_interval(efficiency, efficiency_error(strategy, machine, world_size), most)
+    rates_fitted = machine.rates_fitted(world_size, network)
+    ends = efficiency_interval(efficiency, efficiency_error(strategy, machine, world_size, rates_fitted), most)
     low, high = float(ends[0]), float(ends[1])
     off = work.compute_error_frac
     kept = memory_of(work, strategy, group, options).total_bytes
@@ -141,7 +142,7 @@ def efficiency_error(strategy: str, machine: Machine, world_size: int, rates_fit
     """Half the interval of efficiency: the theory's own error on published rows of that class, twice it where there are none.
 
     One rank needs no theory of scaling: 0. Published rows are of plain data parallelism on machines of V100s up to 32 ranks. The
-    rates of gloo are assumed, so that it is four times, unless `rates_fitted` (bench.theory.calibration).
+    rates of gloo are assumed, so that it is four times, unless `rates_fitted` (bench.theory.calibration, .fabric_fit).
     """
     if world_size == 1:
         return 0.0

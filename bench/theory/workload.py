@@ -95,8 +95,8 @@ def from_numbers(
         raise ProjectionError(f"--step-time-1: found {step_time_1_s}, expected seconds above 0")
     if not 0 < backward_frac < 1:
         raise ProjectionError(f"--backward-frac: found {backward_frac}, expected a fraction between 0 and 1")
-    update_s = min(_update_s(machine, num_params), _MOST_UPDATE_FRAC * step_time_1_s)
-    micro_s = (step_time_1_s - update_s) / grad_accum_steps
+    adam_s = min(update_s(machine, num_params), _MOST_UPDATE_FRAC * step_time_1_s)
+    micro_s = (step_time_1_s - adam_s) / grad_accum_steps
     return Workload(
         num_params=num_params,
         num_layers=num_layers or _USUAL_LAYERS,
@@ -104,7 +104,7 @@ def from_numbers(
         grad_accum_steps=grad_accum_steps,
         forward_s=micro_s * (1 - backward_frac),
         backward_s=micro_s * backward_frac,
-        update_s=update_s,
+        update_s=adam_s,
         copied_bytes=float(_COPY_PASSES * num_params * DTYPE_BYTES[grad_dtype]),
         profile="tuned",
         last_frac=0.0,
@@ -144,14 +144,12 @@ def from_preset(
     if shape.paced_s_per_token is not None:
         forward_s, backward_s = (tokens * second for second in shape.paced_s_per_token)
     else:
-        peak = peak_flops_per_s(machine.device.name, precision)
-        sustained = machine.device.sustained_frac.get(precision)
-        if peak is None or sustained is None:
+        rate = sustained_flops_per_s(machine, precision)
+        if rate is None:
             raise ProjectionError(
                 f"--precision {precision}: {machine.name} has no known peak in it",
                 hint="give --num-params, --grad-dtype and --step-time-1 instead of --model, or another precision",
             )
-        rate = peak * sustained.value
         overhead_s = shape.num_layers * machine.device.layer_latency_s.value
         forward_s = tokens * shape.flops_per_token(length) / 3 / rate + overhead_s * (1 - BACKWARD_FRAC)
         whole = tokens * shape.flops_per_token(length, activation_checkpointing)
@@ -163,7 +161,7 @@ def from_preset(
         grad_accum_steps=grad_accum_steps,
         forward_s=forward_s,
         backward_s=backward_s,
-        update_s=_update_s(machine, shape.num_params),
+        update_s=update_s(machine, shape.num_params),
         copied_bytes=copied(strategy, shape.num_params, precision),
         profile=profile,
         last_frac=shape.embedding_params / shape.num_params,
@@ -173,11 +171,22 @@ def from_preset(
     )
 
 
+def sustained_flops_per_s(machine: Machine, precision: str) -> float | None:
+    """FLOP/s that a large batch of a transformer reaches: the machine's own figure, else its part of the device's peak; None
+    where neither is known."""
+    own = machine.device.sustained_flops_per_s.get(precision)
+    if own is not None:
+        return own.value
+    peak, part = peak_flops_per_s(machine.device.name, precision), machine.device.sustained_frac.get(precision)
+    return None if peak is None or part is None else peak * part.value
+
+
+def update_s(machine: Machine, num_params: int) -> float:
+    """Seconds in which Adam moves what it has to of so many parameters."""
+    return ADAM_BYTES_PER_PARAM * num_params / machine.device.memory_bytes_per_s.value
+
+
 def copied(strategy: str, num_params: int, precision: str) -> float:
     """Bytes that this project's engines move in device memory to reduce all gradients once: DDP has them as views of buckets."""
     passes = _VIEW_PASSES if strategy == "ddp" else _COPY_PASSES
     return float(passes * num_params * DTYPE_BYTES[precision])
-
-
-def _update_s(machine: Machine, num_params: int) -> float:
-    return ADAM_BYTES_PER_PARAM * num_params / machine.device.memory_bytes_per_s.value

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from bench.launch.launcher import LauncherName
     from bench.launch.machine import Machine
     from bench.launch.several import MultinodeLauncher, Several
+    from bench.results.launch_file import Launch, Started
 
 MULTINODE_LAUNCHERS = ("pdsh", "ssh", "openmpi")
 
+AnyLauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed, torchrun or slurm.")]
 HostfileOption = Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")]
 IncludeOption = Annotated[str | None, typer.Option(help="Only these hosts and slots of it: `a@b:0,2`.")]
 ExcludeOption = Annotated[str | None, typer.Option(help="All but these hosts and slots of it.")]
@@ -76,6 +78,10 @@ def chosen_hosts(path: Path | None, include: str | None, exclude: str | None, as
                 raise LaunchError(f"{flag}: found no --hostfile, which it needs", hint="add --hostfile FILE")
         return None
     hosts = read_hostfile(path).filtered(include, exclude)
+    if asked.no_ssh and asked.launcher == "slurm":
+        raise LaunchError(
+            "--no-ssh: found --launcher slurm, which starts the ranks on every host", hint="leave one out"
+        )
     if asked.no_ssh != (asked.node_rank is not None):
         raise LaunchError(
             "--no-ssh and --node-rank: found one without the other",
@@ -88,18 +94,23 @@ def chosen_hosts(path: Path | None, include: str | None, exclude: str | None, as
     return hosts
 
 
-def engine_for(asked: Asked, hosts: Hostfile | None, machine: Machine, suite: str) -> Engine | None:
+def engine_for(asked: Asked, hosts: Hostfile | None, machine: Machine, suite: str) -> Engine[Launch] | None:
     """What starts the launches that take more than this host; None where there is no other."""
     if hosts is None or (hosts.is_this_host and asked.launcher != "slurm"):
         return None
+    if asked.node_rank is not None and asked.launcher != "slurm":
+        from bench.launch.head import Head
+
+        return Head(_how(asked), machine, hosts.numbered, suite, asked.control_port, _warn)
+    return from_one_host(asked, machine)
+
+
+def from_one_host(asked: Asked, machine: Machine) -> Engine[Started]:
+    """What starts the ranks of several hosts from this one, whatever they do: ssh, or a job."""
     if asked.launcher == "slurm":
         from bench.launch.slurm import Slurm
 
         return Slurm(machine, asked.launcher_args)
-    if asked.node_rank is not None:
-        from bench.launch.head import Head
-
-        return Head(_how(asked), machine, hosts.numbered, suite, asked.control_port, _warn)
     from bench.launch.over_ssh import OverSsh
 
     return OverSsh(_how(asked), machine, _warn)

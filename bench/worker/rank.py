@@ -25,9 +25,10 @@ from bench.results.store import write_rank, write_record
 from bench.results.synchronisation import ReplicaSample, Synchronisation
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
+from bench.worker.device import device_of_rank
 from bench.worker.feed import Feed, flops_per_token
 from bench.worker.guard import may_be_missed
-from bench.worker.meeting import meet
+from bench.worker.meeting import Meeting, meet
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -35,6 +36,7 @@ from bench.worker.meter.memory import MemoryPeak
 from bench.worker.meter.outline import OutlineWatch
 from bench.worker.meter.process_group import BACKEND, Meter, register
 from bench.worker.meter.witness import Witness
+from bench.worker.started import on_several_hosts
 from bench.worker.strategies.base import StepLoss, Strategy
 
 WARMUP_BLOCK_STEPS = 3
@@ -166,14 +168,16 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     """
     entered_s = time.monotonic()
     cell = launch.cell
-    device = _device()
+    device = device_of_rank()
     torch.set_num_threads(cell.threads_per_rank or (1 if device.type == "cpu" else torch.get_num_threads()))
     if launch.kind == "attribution" and cell.unmetered_because is not None:
         raise ValueError(cell.unmetered_because)
     meter = Meter(device) if launch.kind == "attribution" else None
-    _join(launch, device, meter)
+    met = _join(launch, device, meter)
     # Control traffic never shares the measured process group.
-    trainer = Trainer(cell, device, dist.new_group(backend="gloo"), meter)
+    control = dist.new_group(backend="gloo")
+    del met
+    trainer = Trainer(cell, device, control, meter)
     if cell.own_pace:
         may_be_missed()
     built_s = time.monotonic()
@@ -265,7 +269,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         record = launch.record(
             outcome="ok",
             work=work,
-            environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
+            environment=environment(device, num_nodes=len(launch.hosts) or len({rank.hostname for rank in ranks})),
             deepspeed_config=trainer.strategy.deepspeed_config,
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
@@ -282,30 +286,23 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     dist.destroy_process_group()
 
 
-def _device() -> torch.device:
-    if os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        return device
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    return torch.device("cpu")
-
-
-def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:
+def _join(launch: Launch, device: torch.device, meter: Meter | None) -> Meeting | None:
     timeout = datetime.timedelta(seconds=launch.timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if meter is not None:
         register(meter)
         backend = BACKEND
-    if len(launch.hosts) > 1:
-        met, rank, world_size = meet(timeout)
-        dist.init_process_group(backend, store=met, rank=rank, world_size=world_size, timeout=timeout)
-    elif device.type == "cuda" or "MASTER_PORT" in os.environ:
+    if on_several_hosts():
+        met = meet(timeout)
+        dist.init_process_group(backend, store=met.store, rank=met.rank, world_size=met.world_size, timeout=timeout)
+        return met
+    if device.type == "cuda" or "MASTER_PORT" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
         os.environ["MASTER_PORT"] = str(store.port)
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    return None
 
 
 def _say(record: Record, path: Path) -> None:

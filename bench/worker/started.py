@@ -36,6 +36,18 @@ def name_ranks_as_torch_does() -> None:
         os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
 
 
+def on_several_hosts() -> bool:
+    """Whether the launch has ranks on other hosts too: its world is larger than what the launcher started here.
+
+    LOCAL_SIZE is the deepspeed launcher's, LOCAL_WORLD_SIZE torchrun's.
+    """
+    world_size = int(os.environ["WORLD_SIZE"])
+    slurm = os.environ.get("SLURM_NTASKS_PER_NODE") if os.environ.get("SLURM_PROCID") == os.environ["RANK"] else None
+    names = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+    here = [os.environ[name] for name in names if name in os.environ] + ([slurm] if slurm is not None else [])
+    return any(number.isdigit() and int(number) < world_size for number in here)
+
+
 def interface_towards(address: str) -> str | None:
     """The network interface whose route leads to an address; None where none does.
 

@@ -18,28 +18,19 @@ import os  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
-import traceback  # noqa: E402
 import uuid  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from pydantic import ValidationError  # noqa: E402
 
-from bench.errors import ScalebenchError, SuiteError, UnreachableError  # noqa: E402
+from bench.errors import ScalebenchError, SuiteError  # noqa: E402
 from bench.plan.cell import Cell  # noqa: E402
 from bench.plan.corpus_files import check_workload  # noqa: E402
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config  # noqa: E402
-from bench.results.launch_file import (  # noqa: E402
-    Failure,
-    Launch,
-    failure_path,
-    log_path,
-    process_path,
-    read_launch,
-    read_launch_text,
-)
-from bench.results.store import write_atomically  # noqa: E402
+from bench.results.launch_file import Launch, read_launch  # noqa: E402
 from bench.worker.guard import guard  # noqa: E402
+from bench.worker.rank_process import announce, leave, leave_failed  # noqa: E402
 from bench.worker.started import name_ranks_as_torch_does  # noqa: E402
 
 BY_HAND = Path("results") / "by-hand"
@@ -81,7 +72,7 @@ def parse_arguments(arguments: list[str], world_size: int) -> tuple[Launch, Path
     output, launch_path, launch_text = parsed.pop("output"), parsed.pop("launch"), parsed.pop("launch_text")
     parsed.pop("local_rank")
     if launch_text is not None:
-        return *read_launch_text(launch_text), output
+        return *Launch.read_told(launch_text), output
     if launch_path is not None:
         return read_launch(launch_path), launch_path.parent, output
     fields = {name: _value(name, text) for name, text in parsed.items()}
@@ -130,17 +121,6 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def _redirect_output(path: Path) -> None:
-    """Send this process's output to its own file, below Python too: C++ aborts print there as well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
 def main() -> None:
     """Entry of a rank. Exits 2 for a bad command line, 1 after a failure, which it leaves in a file for the sweep."""
     name_ranks_as_torch_does()
@@ -157,12 +137,7 @@ def main() -> None:
     if launch.cell.own_pace and rank < launch.cell.num_workers:
         guard()
     if folder is not None:
-        try:
-            _redirect_output(log_path(folder, rank))
-            write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
-        except (OSError, ScalebenchError) as error:
-            print(f"error: rank {rank} on {socket.gethostname()} can't keep its files: {error}", file=sys.stderr)
-            sys.exit(2)
+        announce(folder, rank)
     try:
         from bench.worker.rank import Interval, measure
 
@@ -178,39 +153,14 @@ def main() -> None:
             ),
         )
     except BaseException as error:
-        traceback.print_exc()
-        if isinstance(error, Exception) and folder is not None:
-            _leave_failure(folder, rank, error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: with peers gone, tearing down the process group in order can hang or abort.
-        os._exit(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is written and the process group is gone; taking torch apart would cost each rank 0.7 s of CPU.
-    os._exit(0)
+        leave_failed(folder, rank, error)
+    leave(0)
 
 
 def _same_clock(launch: Launch) -> bool:
     """Whether the launcher's monotonic clock is this host's: its host is this, its start not in the future nor a day past."""
     same_host = not launch.hosts or launch.hostname == socket.gethostname()
     return same_host and 0 <= _ENTERED_S - (launch.started_monotonic_s or 0.0) < 86_400
-
-
-def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
-    from bench.worker.meter.memory import ran_out_of_memory
-
-    unmet = isinstance(error, UnreachableError)
-    failure = Failure(
-        rank=rank,
-        hostname=socket.gethostname(),
-        outcome="oom" if ran_out_of_memory(error) else "unreachable" if unmet else "crashed",
-        message=str(error) if unmet else f"{type(error).__name__}: {error}"[:2000],
-    )
-    try:
-        write_atomically(failure_path(folder, rank), failure.model_dump_json())
-    except ScalebenchError as unwritten:
-        print(f"rank {rank} could not leave its failure in a file: {unwritten}", file=sys.stderr)
 
 
 if __name__ == "__main__":

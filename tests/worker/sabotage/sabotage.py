@@ -162,3 +162,19 @@ def the_second_layer_sleeps_longer(rank: ModuleType, launch: dict[str, Any]) -> 
             block.backward_s_per_token *= 1.2
 
     rank.Trainer.__init__ = slowed
+
+
+def one_wrong_value_on_rank_1(collectives: ModuleType, launch: dict[str, Any]) -> None:
+    """A reduce_scatter of 4 KiB, out of place, delivers one element that is off by one, in one repetition of many."""
+    run = collectives.Collective.run
+    runs = []
+
+    def corrupted(self: Any) -> None:
+        run(self)
+        mine = (self.operation, self.in_place, self.size_bytes) == ("reduce_scatter", False, 4096)
+        if mine and os.environ["RANK"] == "1":
+            runs.append(self)
+            if len(runs) == 5:
+                self._output[100] += 1
+
+    collectives.Collective.run = corrupted

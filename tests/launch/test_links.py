@@ -1,0 +1,65 @@
+"""Links of known rates between two hosts: what a step loses to communication is what its bytes take at that rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.examine import examine
+from bench.results.store import read_records
+from tests.command_line import ROOT, command, command_environment
+from tests.netlab import Lab
+
+pytestmark = pytest.mark.hosts
+
+# One layer, whose gradients are all ready after its sleep: nothing can overlap. 10 MB of them in torch's own buckets.
+PACED = """
+aa_pair: false
+grids:
+  - model: paced-nano
+    model_options: {num_layers: 1, hidden_size: 512, forward_s: 0.05, backward_s: 0.05}
+    strategy: ddp
+    profile: tuned
+    world_size: 2
+    placement: spread
+    steps: 4
+    max_warmup_steps: 3
+    launches: 0
+    attribution_launches: 1
+    timeout_s: 180
+"""
+
+
+@pytest.mark.parametrize("mbit_per_s", [400, 100])
+def test_exposed_communication_is_bytes_over_rate(lab: Lab, tmp_path: Path, mbit_per_s: float) -> None:
+    """A ring of two hosts sends each byte of the gradients once in each direction, both at the same time."""
+    suite, results = tmp_path / "paced.yaml", tmp_path / "results"
+    suite.write_text(PACED)
+    for host in lab.names:
+        lab.shape(host, mbit_per_s)
+    words = (
+        "run",
+        suite,
+        "--output",
+        results,
+        "--device",
+        "cpu",
+        "--hostfile",
+        lab.hostfile(),
+        "--no-report",
+        "--no-reference",
+    )
+    done = lab.run("node-1", command(*words), environment=command_environment(), cwd=ROOT, timeout_s=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [record] = read_records(results)
+    assert record.environment is not None and record.environment.num_nodes == 2
+    attribution = record.ranks[0].attribution
+    assert attribution is not None
+    assert {line.operation for line in attribution.ledger} == {"all_reduce"}
+    num_bytes = (
+        sum(line.payload_bytes * line.count * len(line.steps) for line in attribution.ledger) / record.cell.steps
+    )
+    assert record.work is not None and num_bytes == 4 * record.work.num_params > 9e6
+    [row] = examine(results).efficiency.to_dict("records")
+    assert row["exposed_comm_s"] == pytest.approx(num_bytes * 8 / (mbit_per_s * 1e6), rel=0.1)
