@@ -100,7 +100,7 @@ def test_precisions_that_a_device_lacks_are_refused() -> None:
 
 def test_strategies_are_refused_where_devices_or_deepspeed_lack_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(machine: Machine, strategy: str) -> str | None:
-        return machine.refusal(Cell(model="gpt-nano", strategy=strategy, world_size=2))
+        return machine.refusal(Cell(model="gpt-nano", strategy=strategy, world_size=2, steps=32, max_warmup_steps=64))
 
     monkeypatch.setattr(importlib.metadata, "version", {"deepspeed": "0.19.8"}.__getitem__)
     for strategy, spec in STRATEGIES.items():
