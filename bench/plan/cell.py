@@ -12,7 +12,7 @@ import models
 from bench.errors import SuiteError, nearest
 from bench.plan.strategies import STRATEGIES, OptionValue
 from bench.plan.training import Training
-from bench.plan.workload import Workload
+from bench.plan.workload import MARKOV, PAIRS, Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
@@ -97,6 +97,9 @@ class Cell(Workload, Training):
                 f"slow_rank_frac: {self.model} computes at its own speed, expected a paced model",
                 hint="take the key out, or choose paced-nano",
             )
+        if (self.corpus in PAIRS) != self.translates:
+            expected = " or ".join(PAIRS) if self.translates else f"a seq2seq model for it, or {MARKOV} or a text"
+            raise SuiteError(f"corpus: found {self.corpus} for {self.model}, expected {expected}")
         if self.partition == "dynamic" and self.strategy == "zero3":
             raise SuiteError(
                 "partition: dynamic measures ranks in their forward pass, where those of zero3 wait for each other",
@@ -149,6 +152,11 @@ class Cell(Workload, Training):
         """Tokens per optimizer step over all ranks, if every sequence has `seq_len`: the most that a step can have where
         lengths differ."""
         return self.global_batch_size * self.seq_len
+
+    @property
+    def translates(self) -> bool:
+        """True if the model reads one sequence and writes another, instead of going on with one."""
+        return self.model in models.PRESETS and models.PRESETS[self.model][0] == models.SEQ2SEQ
 
     @property
     def dropout(self) -> float:
