@@ -106,4 +106,5 @@ def _kept(cell: Cell, backend: str) -> Memory:
         activation_bytes=activations,
         reserved_bytes=0.0,
         num_layers=shape.num_layers,
+        state_bytes=cell.optimizer_state_bytes,
     )

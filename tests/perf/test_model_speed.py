@@ -22,8 +22,8 @@ from models.build import LanguageModel, build_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Sequences and their length: short ones, so that a step of gpt2-small takes a second or two.
-BATCHES = {"gpt-nano": (8, 128), "gpt2-small": (1, 128)}
-ROUNDS = {"gpt-nano": 30, "gpt2-small": 12}
+BATCHES = {"gpt-nano": (4, 128), "gpt2-small": (1, 128)}
+ROUNDS = {"gpt-nano": 20, "gpt2-small": 10}
 
 
 def transformers_options(name: str) -> dict[str, int | float | str]:
