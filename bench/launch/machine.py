@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Literal
 
 from bench.errors import LaunchError
 from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
 
 DeviceType = Literal["cpu", "cuda"]
 
@@ -34,7 +36,16 @@ class Machine:
         return f"CPU, {len(os.sched_getaffinity(0))} cores, gloo"
 
     def refusal(self, cell: Cell) -> str | None:
-        """Why the cell can't run on these devices, whatever the number of ranks; None if it can."""
+        """Why the cell can't run on these devices, or under this DeepSpeed, whatever the number of ranks; None if it can."""
+        spec = STRATEGIES[cell.strategy]
+        if spec.needs_cuda and self.device_type == "cpu":
+            return f"{cell.strategy} needs GPUs: {spec.needs_cuda}"
+        installed = _deepspeed_version()
+        if spec.removed_in and _release(installed) >= _release(spec.removed_in):
+            return (
+                f"{cell.strategy} is gone from DeepSpeed since {spec.removed_in} (issue 8489), and {installed} is installed; "
+                f"an older one has it"
+            )
         if cell.precision == "fp16" and self.device_type == "cpu":
             return "fp16 is refused on CPU: DeepSpeed has no loss scaling there; choose fp32 or bf16"
         if cell.precision == "bf16" and self.capability is not None and self.capability < (8, 0):
@@ -43,6 +54,16 @@ class Machine:
                 "emulates it (8.0 and up have it); choose fp16"
             )
         return None
+
+
+def _deepspeed_version() -> str:
+    """The release that is installed here, without importing it."""
+    return importlib.metadata.version("deepspeed")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """0.19.7+cu126 as (0, 19, 7)."""
+    return tuple(int(part) for part in version.partition("+")[0].split(".")[:3] if part.isdigit())
 
 
 def detect(device: str, num_slots: int | None) -> Machine:

@@ -52,7 +52,7 @@ def batches_of_cell(cell: Cell, model: Sized) -> tuple[Batches, Corpus]:
         source=found[0]
         if len(found) == 1
         else sources.MixtureSource(found, weights, cell.global_batch_size, cell.seed),
-        world_size=cell.world_size,
+        world_size=cell.num_workers,
         grad_accum_steps=cell.grad_accum_steps,
         partition=cell.partition,
         cost=(per_token, per_pair),
