@@ -115,6 +115,7 @@ def kept(cell: Cell, backend: str, reserved_bytes: float = 0.0, *, on_gpu: bool 
         activation_bytes=activations,
         reserved_bytes=reserved_bytes,
         num_layers=shape.num_layers,
+        state_bytes=cell.optimizer_state_bytes,
         # On CPU a rank's own memory and its host's are one.
         offload=STRATEGIES[cell.strategy].offload if on_gpu else "none",
         whole_gradients=cell.strategy == "fsdp"

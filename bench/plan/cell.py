@@ -13,7 +13,7 @@ from bench.errors import SuiteError, nearest
 from bench.plan.strategies import STRATEGIES, OptionValue
 from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
-from bench.plan.workload import Workload
+from bench.plan.workload import MARKOV, PAIRS, Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
@@ -24,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 
 EQUAL_WORK = (
     *("model", "model_options", "seq_len", "global_batch_size", "seed", "corpus", "learning_rate", "weight_decay"),
-    *("precision", "data", "training"),
+    *("precision", "data", "training", "masks"),
 )
 """What settles the losses: cells that are equal in these train alike, whatever the strategy and however many the ranks."""
 
@@ -86,8 +86,7 @@ class Cell(Workload, Training):
                     raise SuiteError(
                         f"model_options: {self.model} has no option {option!r}", hint=nearest(option, sizes)
                     )
-                if isinstance(value, bool | str) or value <= 0:
-                    raise SuiteError(f"model_options.{option}: found {value!r}, expected a positive number")
+                _check_model_option(option, value)
             longest = {**sizes, **self.model_options}["max_seq_len"]
             if not isinstance(longest, str) and self.seq_len > longest:
                 raise SuiteError(
@@ -103,10 +102,18 @@ class Cell(Workload, Training):
                 f"slow_rank_frac: {self.model} computes at its own speed, expected a paced model",
                 hint="take the key out, or choose paced-nano",
             )
+        if (self.corpus in PAIRS) != self.translates:
+            expected = " or ".join(PAIRS) if self.translates else f"a seq2seq model for it, or {MARKOV} or a text"
+            raise SuiteError(f"corpus: found {self.corpus} for {self.model}, expected {expected}")
         if self.partition == "dynamic" and STRATEGIES[self.strategy].gathers_in_forward:
             raise SuiteError(
                 f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
                 hint="choose karmarkar_karp, or another strategy",
+            )
+        if self.partition == "dynamic" and self.dropout:
+            raise SuiteError(
+                "partition: dynamic deals by measured speed, so that no two launches drop the same out",
+                hint="choose karmarkar_karp, or take dropout out of model_options",
             )
         return self
 
@@ -217,6 +224,25 @@ class Cell(Workload, Training):
         return self.global_batch_size * self.seq_len
 
     @property
+    def translates(self) -> bool:
+        """True if the model reads one sequence and writes another, instead of going on with one."""
+        return self.model in models.PRESETS and models.PRESETS[self.model][0] == models.SEQ2SEQ
+
+    @property
+    def dropout(self) -> float:
+        """The part of the activations that the model leaves out at random. transformers' models are built without."""
+        value = self.model_options.get("dropout", 0.0) if self.model in models.PRESETS else 0.0
+        return 0.0 if isinstance(value, str) else float(value)
+
+    @property
+    def masks(self) -> str:
+        """What settles what is dropped out, besides the seed: how ranks share out the global batch; "" without dropout."""
+        if not self.dropout:
+            return ""
+        split = f"{self.world_size} ranks x {self.grad_accum_steps} x {self.micro_batch_size} sequences"
+        return f"{split}, {self.partition}"
+
+    @property
     def paced(self) -> bool:
         """True if the model sleeps instead of computing, so that its step time is known by construction."""
         return self.model.startswith("paced-")
@@ -264,6 +290,21 @@ class Cell(Workload, Training):
 
 def _is_mapping(options: Any) -> bool:
     return options is None or isinstance(options, dict)
+
+
+def _check_model_option(option: str, value: OptionValue) -> None:
+    """Raise SuiteError for a value that the option of a preset can't have."""
+    if option == "initialization":
+        if value not in models.INITIALIZATIONS:
+            raise SuiteError(
+                f"model_options.{option}: found {value!r}, expected one of {', '.join(models.INITIALIZATIONS)}",
+                hint=nearest(str(value), models.INITIALIZATIONS),
+            )
+    elif option == "dropout":
+        if isinstance(value, bool | str) or not 0 <= value < 1:
+            raise SuiteError(f"model_options.{option}: found {value!r}, expected a number from 0 on and below 1")
+    elif isinstance(value, bool | str) or value <= 0:
+        raise SuiteError(f"model_options.{option}: found {value!r}, expected a positive number")
 
 
 def check_model(name: str) -> None:

@@ -103,6 +103,9 @@ class Launch(Started):
         return Record(**told, **found)
 
 
+FailedOutcome = Literal["oom", "crashed", "invalid", "unreachable"]
+
+
 class Failure(BaseModel):
     """Why a rank ended before its time."""
 
@@ -110,7 +113,7 @@ class Failure(BaseModel):
 
     rank: int
     hostname: str
-    outcome: Literal["oom", "crashed", "unreachable"]
+    outcome: FailedOutcome
     message: str
 
 

@@ -28,6 +28,7 @@ from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.device import device_of_rank
 from bench.worker.feed import Feed, flops_per_token
 from bench.worker.guard import may_be_missed
+from bench.worker.masks import draw_masks_of
 from bench.worker.meeting import Meeting, meet
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
@@ -85,6 +86,7 @@ class Trainer:
         asked_s = time.perf_counter()
         micro_batches = self.input_pipeline(len(self.results))
         self.feed.waited_since(asked_s)
+        draw_masks_of(self.cell, len(self.results), dist.get_rank())
         self.results.append(self.strategy.step(micro_batches))
         self.feed.end_step()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench.errors import ScalebenchError, UnreachableError
-from bench.results.launch_file import Failure, failure_path, log_path, process_path
+from bench.results.launch_file import FailedOutcome, Failure, failure_path, log_path, process_path
 from bench.results.store import write_atomically
 
 
@@ -52,16 +52,25 @@ def leave_failed(folder: Path | None, rank: int, error: BaseException) -> NoRetu
 
 
 def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
-    from bench.worker.meter.memory import ran_out_of_memory
-
     unmet = isinstance(error, UnreachableError)
     failure = Failure(
         rank=rank,
         hostname=socket.gethostname(),
-        outcome="oom" if ran_out_of_memory(error) else "unreachable" if unmet else "crashed",
+        outcome=_outcome(error),
         message=str(error) if unmet else f"{type(error).__name__}: {error}"[:2000],
     )
     try:
         write_atomically(failure_path(folder, rank), failure.model_dump_json())
     except ScalebenchError as unwritten:
         print(f"rank {rank} could not leave its failure in a file: {unwritten}", file=sys.stderr)
+
+
+def _outcome(error: Exception) -> FailedOutcome:
+    from bench.worker.finite import NotFinite
+    from bench.worker.meter.memory import ran_out_of_memory
+
+    if ran_out_of_memory(error):
+        return "oom"
+    if isinstance(error, NotFinite):
+        return "invalid"
+    return "unreachable" if isinstance(error, UnreachableError) else "crashed"
