@@ -54,6 +54,11 @@ def until_it_ends(launch: _Launch, folder: Path, engine: Engine[_Launch], tick: 
             status = process.wait(engine.patience_s(launch), look)
         except HostLost as error:
             status, lost = 1, str(error)
+        if launch.launcher == "slurm" and status == TIMED_OUT:
+            status = None
+        process.end()
+        wall_s = time.monotonic() - started
+        troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
     except BaseException:
         if process is not None:
             process.end()
@@ -64,11 +69,6 @@ def until_it_ends(launch: _Launch, folder: Path, engine: Engine[_Launch], tick: 
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
         raise
-    if launch.launcher == "slurm" and status == TIMED_OUT:
-        status = None
-    process.end()
-    wall_s = time.monotonic() - started
-    troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
     return End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles)
 
 
