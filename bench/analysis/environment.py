@@ -12,7 +12,7 @@ from bench.results.record import Record
 COLUMNS = ["property", "value", "launches", "differs"]
 
 # These follow the cell, so that a suite holds several values of them without being from several places.
-_FOLLOW_THE_CELL = frozenset({"nodes", "devices"})
+_FOLLOW_THE_CELL = frozenset({"nodes", "hosts", "devices"})
 
 
 def environment(records: list[Record]) -> pd.DataFrame:
@@ -54,6 +54,8 @@ def properties(record: Record) -> Iterator[tuple[str, str]]:
     if record.ranks:
         yield "threads per rank", str(max(rank.threads for rank in record.ranks))
     yield "nodes", str(place.num_nodes)
+    if place.num_nodes > 1:
+        yield "hosts", ", ".join(dict.fromkeys(rank.hostname for rank in record.ranks))
     yield "platform", place.platform
     yield "backend", place.backend
     yield "launcher", record.launcher

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.launch.engine import Engine, HostLost
 from bench.launch.outcome import End, num_oom_kills, settle
 from bench.launch.process import LaunchProcess
+from bench.launch.remote import is_this_host
 from bench.launch.slurm import TIMED_OUT
 from bench.results.launch_file import Launch, record_path, write_launch
 from bench.results.record import Record
@@ -31,7 +32,9 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
         engine.check()
 
     try:
-        process = LaunchProcess(launch.command, engine.environment(launch, folder), folder, launch.cell.world_size)
+        environment = engine.environment(launch, folder)
+        here = _ranks_here(launch)
+        process = LaunchProcess(launch.command, environment, folder, launch.cell.world_size, here=here)
         engine.began(launch, folder)
         try:
             status = process.wait(engine.patience_s(launch), look)
@@ -53,3 +56,12 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
     wall_s = time.monotonic() - started
     troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
     return settle(launch, folder, End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles))
+
+
+def _ranks_here(launch: Launch) -> list[int] | None:
+    """The ranks of a launch that this host has; None where it has all."""
+    if not launch.hosts or launch.launcher == "slurm":
+        return None
+    each = launch.cell.world_size // len(launch.hosts)
+    here = [number for number, host in enumerate(launch.hosts) if is_this_host(host)]
+    return [rank for number in here for rank in range(number * each, (number + 1) * each)]

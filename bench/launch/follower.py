@@ -16,7 +16,7 @@ from bench.launch.interrupt import stop_on_signal
 from bench.launch.launcher import launch_environment
 from bench.launch.machine import Machine
 from bench.launch.presence import presence
-from bench.launch.process import LaunchProcess
+from bench.launch.process import LaunchProcess, end_processes
 from bench.launch.several import HOSTS_NAME, Several, hosts_text, no_ssh_command
 from bench.launch.wire import TICK_S, Bye, Channel, End, Forget, Gone, Greeting, Left, Refusal, Start, Status, Tick
 from bench.results.launch_file import LAUNCH_NAME, Launch
@@ -51,6 +51,8 @@ class Follower:
         """
         head = self.how.master_addr or next(iter(self.hosts))
         with stop_on_signal():
+            # A follower that was killed may have left its ranks at it.
+            end_processes(*(path.name for path in self.folder.glob("*/*") if _LAUNCH_ID.match(path.name)))
             channel = self._call(head)
             try:
                 told = {host: list(slots) for host, slots in self.hosts.items()}

@@ -33,6 +33,13 @@ def sign_of_memory(lines: list[str], oom_kills_before: int) -> str | None:
     return None
 
 
+_LOST = (
+    *("connection closed by peer", "connection reset by peer", "socket closed", "connection was likely closed"),
+    "broken pipe",
+)
+"""What gloo and torch's store say where the other end is gone."""
+
+
 @dataclass(frozen=True)
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
@@ -126,7 +133,7 @@ def _on(launch: Launch, host: str | None, ranks: list[int]) -> list[int]:
 def _lost_a_peer(message: str) -> bool:
     """Whether a rank failed only because another one was gone."""
     lowered = message.lower()
-    return any(text in lowered for text in ("connection closed by peer", "connection reset by peer", "socket closed"))
+    return any(text in lowered for text in _LOST)
 
 
 def _rank(launch: Launch, rank: int) -> str:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,18 +173,23 @@ class OverSsh:
 
     def close(self) -> None:
         """Hosts without the results folder need not keep what is kept here; those that were away may be back."""
-        for host in {*self._kept, *self._owed}:
-            owed = self._owed.get(host, [])
-            forget = [word for folder in self._kept.get(host, []) for word in ("--forget", str(folder))]
-            for launch_id, port in [(launch.launch_id, launch.port) for launch in owed] or [("none", 0)]:
-                command, environment = module_there(MODULE, launch_id, "/nonexistent", str(port), *forget)
-                result = on_host(host, command, END_S, environment=environment)
-                if not result.ok and owed:
-                    self.warn(
-                        f"warning: {host} may still run ranks of launch {launch_id}: {result.trouble or result.stderr[-200:]}"
-                    )
+        hosts = sorted({*self._kept, *self._owed})
+        if hosts:
+            with ThreadPoolExecutor(len(hosts)) as pool:
+                list(pool.map(self._leave, hosts))
         self._kept.clear()
         self._owed.clear()
+
+    def _leave(self, host: str) -> None:
+        forget = [word for folder in self._kept.get(host, []) for word in ("--forget", str(folder))]
+        owed = self._owed.get(host, [])
+        for launch_id, port in [(launch.launch_id, launch.port) for launch in owed] or [("none", 0)]:
+            command, environment = module_there(MODULE, launch_id, "/nonexistent", str(port), *forget)
+            result = on_host(host, command, END_S, environment=environment)
+            if not result.ok and owed:
+                self.warn(
+                    f"warning: {host} may still run ranks of launch {launch_id}: {result.trouble or result.stderr[-200:]}"
+                )
 
 
 def _unquoted(option: str) -> str:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -29,13 +29,14 @@ class RankWatch:
     """Which ranks of this host ended first, and by which signal: what the launcher does not tell, once it has ended the others.
 
     `first_gone` has the signal by rank, 0 for a rank that was not killed, None where its parent was quicker to ask than we. It
-    stays empty as long as a rank has not said that it is there: that one may have ended before all others.
+    stays empty as long as a rank has not said that it is there: that one may have ended before all others. `here` are this host's
+    ranks, of several: those of others are not seen from here.
     """
 
-    def __init__(self, folder: Path, world_size: int) -> None:
+    def __init__(self, folder: Path, world_size: int, here: Collection[int] | None = None) -> None:
         self._folder = folder
         self._world_size = world_size
-        self._unseen = set(range(world_size))
+        self._unseen = set(range(world_size) if here is None else here)
         self._descriptors: dict[int, int] = {}
         self._pids: dict[int, int] = {}
         self.first_gone: dict[int, int | None] = {}
@@ -87,8 +88,9 @@ class LaunchProcess:
         folder: Path,
         world_size: int,
         log_name: str = "launcher.log",
+        here: Collection[int] | None = None,
     ) -> None:
-        self.ranks = RankWatch(folder, world_size)
+        self.ranks = RankWatch(folder, world_size, here)
         self._folder = folder
         self._launch_id = environment[MARK]
         self.log = folder / "logs" / log_name
@@ -147,26 +149,28 @@ class LaunchProcess:
         self.ranks.close()
 
 
-def end_processes(launch_id: str) -> None:
-    """End every process of this host that carries the launch's id, whoever its parent is now. Raises LaunchError if one
-    can't be ended within ten seconds."""
+def end_processes(*launch_ids: str) -> None:
+    """End every process of this host that carries the id of one of these launches, whoever its parent is now. Raises
+    LaunchError if one can't be ended within ten seconds."""
     deadline = time.monotonic() + 10
-    while processes := list(_members(launch_id)):
+    while processes := list(_members(launch_ids)):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         # Not psutil.wait_procs: it waits for zombies too, which nobody may be there to reap.
         time.sleep(0.02)
         if time.monotonic() > deadline:
-            raise LaunchError(f"cannot end processes {[process.pid for process in processes]} of launch {launch_id}")
+            raise LaunchError(
+                f"cannot end processes {[process.pid for process in processes]} of launch {', '.join(launch_ids)}"
+            )
 
 
-def _members(launch_id: str) -> Iterator[psutil.Process]:
+def _members(launch_ids: tuple[str, ...]) -> Iterator[psutil.Process]:
     mine = os.getpid()
     for process in psutil.process_iter():
         try:
             alive = process.pid != mine and process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.environ().get(MARK) == launch_id:
+            if alive and process.environ().get(MARK) in launch_ids:
                 yield process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # gone in between, or another user's and so not ours

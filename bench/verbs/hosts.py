@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MULTINODE_LAUNCHERS = ("pdsh", "ssh", "openmpi")
 
+AnyLauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed, torchrun or slurm.")]
 HostfileOption = Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")]
 IncludeOption = Annotated[str | None, typer.Option(help="Only these hosts and slots of it: `a@b:0,2`.")]
 ExcludeOption = Annotated[str | None, typer.Option(help="All but these hosts and slots of it.")]
@@ -76,6 +77,10 @@ def chosen_hosts(path: Path | None, include: str | None, exclude: str | None, as
                 raise LaunchError(f"{flag}: found no --hostfile, which it needs", hint="add --hostfile FILE")
         return None
     hosts = read_hostfile(path).filtered(include, exclude)
+    if asked.no_ssh and asked.launcher == "slurm":
+        raise LaunchError(
+            "--no-ssh: found --launcher slurm, which starts the ranks on every host", hint="leave one out"
+        )
     if asked.no_ssh != (asked.node_rank is not None):
         raise LaunchError(
             "--no-ssh and --node-rank: found one without the other",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.verbs.hosts import (
+    AnyLauncherOption,
     Asked,
     ControlPortOption,
     ExcludeOption,
@@ -28,7 +29,7 @@ from bench.verbs.hosts import (
     engine_for,
     follow,
 )
-from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, show, terminal
+from bench.verbs.shared import LAUNCHERS, DeviceOption, Json, chosen_launcher, show, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 def run(
     suite: Annotated[str, typer.Argument(help="A shipped suite (quick, v100-8, accumulation) or a YAML file.")],
     output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/SUITE]")] = None,
-    launcher: LauncherOption = "deepspeed",
+    launcher: AnyLauncherOption = "deepspeed",
     device: DeviceOption = "auto",
     slots: Annotated[
         int | None, typer.Option(min=1, help="Ranks that fit here. [default: GPUs; on CPU 8 or the cores]")
@@ -84,7 +85,7 @@ def run(
     from bench.plan.suite import load_suite
     from bench.results.store import locked
 
-    started_by = chosen_launcher(launcher, device)
+    started_by = chosen_launcher(launcher, device, (*LAUNCHERS, "slurm"))
     chosen = with_flags(load_suite(suite), launches, target_interval, budget_minutes, placement)
     asked = Asked(started_by, multinode_launcher, launcher_args, master_addr, no_ssh, node_rank, control_port)
     hosts = chosen_hosts(hostfile, include, exclude, asked)

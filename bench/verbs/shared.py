@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from bench.examine import Findings
     from bench.launch.launcher import LauncherName
 
-LAUNCHERS = ("deepspeed", "torchrun", "slurm")
+LAUNCHERS = ("deepspeed", "torchrun")
 
-LauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed, torchrun or slurm.")]
+LauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed or torchrun.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
 
 
-def chosen_launcher(launcher: str, device: str) -> LauncherName:
+def chosen_launcher(launcher: str, device: str, launchers: tuple[str, ...] = LAUNCHERS) -> LauncherName:
     """The launcher of that name. Raises LaunchError where it, or the device, is none."""
-    for flag, value, allowed in (("--launcher", launcher, LAUNCHERS), ("--device", device, ("auto", "cpu", "cuda"))):
+    for flag, value, allowed in (("--launcher", launcher, launchers), ("--device", device, ("auto", "cpu", "cuda"))):
         if value not in allowed:
             raise LaunchError(f"{flag}: found {value!r}", hint=nearest(value, allowed))
     return cast("LauncherName", launcher)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+from typing import NamedTuple
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
@@ -18,8 +19,18 @@ RENDEZVOUS_S = 60.0
 INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
-def meet(timeout: datetime.timedelta) -> tuple[Store, int, int]:
-    """The store of all ranks, this one's rank and the world size, by the variables of the launcher; `timeout` holds from then on.
+class Meeting(NamedTuple):
+    """All ranks' store, this one's rank and the world size; and the connections of the meeting, to be held until all ranks are
+    connected once more: to one that is still at it, a rank that let go would look dead."""
+
+    store: Store
+    rank: int
+    world_size: int
+    connections: dist.ProcessGroupGloo
+
+
+def meet(timeout: datetime.timedelta) -> Meeting:
+    """Find all other ranks, by the variables of the launcher; `timeout` is the store's from then on.
 
     Connects every pair of ranks once, so that an address which leads nowhere is found here and not at the cell's time-out. gloo
     takes the interface that leads to the master, where the user names none: by itself it takes that of the host's own name, which
@@ -38,8 +49,8 @@ def meet(timeout: datetime.timedelta) -> tuple[Store, int, int]:
             hint="is every host up, and does it reach that address and port?",
         ) from error
     try:
-        # Of its own, and gone at once: the groups of the launch shall not have its short time-out.
-        dist.ProcessGroupGloo(PrefixStore("meeting", store), rank, world_size, soon)
+        # A group of its own: those of the launch shall not have its short time-out.
+        connections = dist.ProcessGroupGloo(PrefixStore("meeting", store), rank, world_size, soon)
     except (RuntimeError, OSError) as error:
         raise UnreachableError(
             f"{here}: not all ranks could be connected within {soon.seconds} s by interface "
@@ -47,7 +58,7 @@ def meet(timeout: datetime.timedelta) -> tuple[Store, int, int]:
             hint=f"name the one that joins the hosts in {INTERFACE}, and open its ports",
         ) from error
     store.set_timeout(timeout)
-    return store, rank, world_size
+    return Meeting(store, rank, world_size, connections)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.feed import Feed, flops_per_token
-from bench.worker.meeting import meet
+from bench.worker.meeting import Meeting, meet
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -130,9 +130,10 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     device = _device()
     torch.set_num_threads(cell.threads_per_rank or (1 if device.type == "cpu" else torch.get_num_threads()))
     meter = Meter(device) if launch.kind == "attribution" else None
-    _join(launch, device, meter)
+    met = _join(launch, device, meter)
     # Control traffic never shares the measured process group.
     control = dist.new_group(backend="gloo")
+    del met
     trainer = Trainer(cell, device, control, meter)
     built_s = time.monotonic()
     watch = OutlineWatch(trainer.model) if meter is not None else None
@@ -207,7 +208,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         record = launch.record(
             outcome="ok",
             work=work,
-            environment=environment(device, num_nodes=len({rank.hostname for rank in ranks})),
+            environment=environment(device, num_nodes=len(launch.hosts) or len({rank.hostname for rank in ranks})),
             deepspeed_config=trainer.strategy.deepspeed_config,
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
@@ -232,21 +233,23 @@ def _device() -> torch.device:
     return torch.device("cpu")
 
 
-def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:
+def _join(launch: Launch, device: torch.device, meter: Meter | None) -> Meeting | None:
     timeout = datetime.timedelta(seconds=launch.timeout_s)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if meter is not None:
         register(meter)
         backend = BACKEND
     if on_several_hosts():
-        met, rank, world_size = meet(timeout)
-        dist.init_process_group(backend, store=met, rank=rank, world_size=world_size, timeout=timeout)
-    elif device.type == "cuda" or "MASTER_PORT" in os.environ:
+        met = meet(timeout)
+        dist.init_process_group(backend, store=met.store, rank=met.rank, world_size=met.world_size, timeout=timeout)
+        return met
+    if device.type == "cuda" or "MASTER_PORT" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
         os.environ["MASTER_PORT"] = str(store.port)
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    return None
 
 
 def _say(record: Record, path: Path) -> None:
