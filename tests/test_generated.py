@@ -126,11 +126,25 @@ def fine(folder: Path) -> Path:
     return folder / "fine.yaml"
 
 
+HOST_FLAGS = (
+    *(
+        "--include",
+        "--exclude",
+        "--placement",
+        "--multinode-launcher",
+        "--launcher-args",
+        "--master-addr",
+        "--launcher",
+    ),
+    *("--node-rank", "--control-port"),
+)
+
+
 @settings(max_examples=450, **quietly)
-@given(content=generated.hostfiles)
-def test_a_generated_hostfile(fine: Path, content: str) -> None:
+@given(content=generated.hostfiles, flags=st.lists(st.tuples(st.sampled_from(HOST_FLAGS), generated.texts), max_size=2))
+def test_a_generated_hostfile(fine: Path, content: str, flags: list[tuple[str, str]]) -> None:
     Path("hostfile").write_text(content, encoding="utf-8", newline="")
-    dry_run(fine, "--hostfile", "hostfile")
+    dry_run(fine, "--hostfile", "hostfile", *(f"{flag}={value}" for flag, value in flags))
 
 
 FLAGS = (
@@ -146,7 +160,7 @@ FLAGS = (
 
 
 @settings(max_examples=100, **quietly)
-@given(flags=st.lists(st.tuples(st.sampled_from(FLAGS), generated.texts), min_size=1, max_size=3))
+@given(flags=st.lists(st.tuples(st.sampled_from([*FLAGS, *HOST_FLAGS]), generated.texts), min_size=1, max_size=3))
 def test_generated_flags(fine: Path, flags: list[tuple[str, str]]) -> None:
     dry_run(fine, *(f"{flag}={value}" for flag, value in flags))
 
