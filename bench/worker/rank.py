@@ -98,6 +98,8 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         dist.barrier(self.control)
+        if self.cell.own_pace:
+            may_be_missed()
         self.strategy.begin(num_steps)
         clock = step_clock(self.device)
         clock.mark()
@@ -180,8 +182,6 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     control = dist.new_group(backend="gloo")
     del met
     trainer = Trainer(cell, device, control, meter)
-    if cell.own_pace:
-        may_be_missed()
     built_s = time.monotonic()
     watch = OutlineWatch(trainer.model) if meter is not None else None
     witness = Witness(trainer.model, trainer.results)
