@@ -25,6 +25,7 @@ from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.feed import Feed, flops_per_token
+from bench.worker.masks import draw_masks_of
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -78,6 +79,7 @@ class Trainer:
         asked_s = time.perf_counter()
         micro_batches = self.input_pipeline(len(self.results))
         self.feed.waited_since(asked_s)
+        draw_masks_of(self.cell, len(self.results), dist.get_rank())
         self.results.append(self.strategy.step(micro_batches))
         self.feed.end_step()
 
