@@ -196,6 +196,10 @@ class Lab:
         """What the host sees at that path, from outside."""
         return Path(f"/proc/{self._first[host]}/root{path}")
 
+    def network_of(self, host: str) -> Path:
+        """The host's network namespace, which a process may enter."""
+        return Path(f"/proc/{self._first[host]}/ns/net")
+
     def mend(self) -> None:
         """Undo all that was done to links, keys, names and folders."""
         for name in self.names:

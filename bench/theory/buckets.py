@@ -26,7 +26,8 @@ class Exchange:
     `times`: micro-batches whose backward pass reduces them: all, or the last alone. `operation` reduces them.
     `overlaps`: beside the backward pass, or after it. `gathered_after_bytes`: parameters gathered after the update.
     `gathered_in_pass_bytes`: parameters gathered in each forward and again in each backward pass (ZeRO-3), by layers.
-    `each_micro_batch`: whether all of them reduce.
+    `gathers_overlap`: whether a layer's parameters come beside the layer before. `each_micro_batch`: whether all micro-batches
+    reduce.
     """
 
     operation: str
@@ -35,6 +36,7 @@ class Exchange:
     overlaps: bool
     gathered_after_bytes: float = 0.0
     gathered_in_pass_bytes: float = 0.0
+    gathers_overlap: bool = False
     each_micro_batch: bool = False
 
     @property
@@ -62,10 +64,11 @@ def exchange(
     DDP: one all-reduce a bucket of 25 MiB beside the last backward pass. ZeRO-0: after it. ZeRO-1: beside it, then one
     all-gather. ZeRO-2: beside each. ZeRO-3: a reduce-scatter in each, and parameters gathered in each pass. Bucket sizes and
     overlap as ds_configs/ say (`tuned`), or an eighth of the model (`matched`). On gloo DeepSpeed's reductions do not
-    overlap. On one rank nothing is gathered. `last_frac` of the gradients are ready only when the pass ends. An array is
-    padded to equal parts of the ranks where it is scattered or gathered. FSDP2 (fsdp, at its defaults): a reduce-scatter of
-    each of `num_layers` equal blocks beside the last backward pass, then of the rest; blocks are gathered in both passes of
-    each micro-batch, the rest in the forward pass alone.
+    overlap, while ZeRO-3's gathers do: they are prefetched, and waited for only where their layer begins. On one rank
+    nothing is gathered. `last_frac` of the gradients are ready only when the pass ends. An array is padded to equal parts
+    of the ranks where it is scattered or gathered. FSDP2 (fsdp, at its defaults): a reduce-scatter of each of `num_layers`
+    equal blocks beside the last backward pass, then of the rest; blocks are gathered in both passes of each micro-batch,
+    the rest in the forward pass alone.
     """
     whole = float(num_params * gradient_bytes)
     if strategy == "fsdp":
@@ -74,7 +77,10 @@ def exchange(
         rest = part * gradient_bytes * last_frac
         sizes = [(block, (place + 1) / num_layers) for place in range(num_layers)] + [(rest, 1.0)] * (rest > 0)
         in_pass = part * parameter_bytes * grad_accum_steps * (1 - last_frac / 2) if world_size > 1 else 0.0
-        return Exchange("reduce_scatter", tuple(sizes), 1, backend != "gloo", gathered_in_pass_bytes=in_pass)
+        beside = backend != "gloo"
+        return Exchange(
+            "reduce_scatter", tuple(sizes), 1, beside, gathered_in_pass_bytes=in_pass, gathers_overlap=beside
+        )
     stage = STRATEGIES[strategy].zero_stage
     if stage is None:
         limit, first = float(_DDP_BUCKET_BYTES), float(_DDP_FIRST_BYTES)
@@ -97,7 +103,13 @@ def exchange(
         buckets = _filled(padded * gradient_bytes, limit, limit, last_frac)
         in_pass = gathered * grad_accum_steps
         return Exchange(
-            "reduce_scatter", buckets, times, overlaps, gathered_in_pass_bytes=in_pass, each_micro_batch=True
+            "reduce_scatter",
+            buckets,
+            times,
+            overlaps,
+            gathered_in_pass_bytes=in_pass,
+            gathers_overlap=overlaps or backend == "gloo",
+            each_micro_batch=True,
         )
     return Exchange(
         "all_reduce",

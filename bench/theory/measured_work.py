@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from bench.errors import ConfigError, ProjectionError, SuiteError
 from bench.plan.cell import Cell
@@ -18,7 +18,9 @@ from bench.theory.step import exchange_of, step
 from bench.theory.traffic import TrafficLine, traffic
 from bench.theory.transformer import Shape, preset_shape
 from bench.theory.workload import Workload, copied, from_numbers
-from bench.theory.zero_settings import UnknownTraffic
+from bench.theory.zero3 import Event, micro_batch_events
+from bench.theory.zero3_timeline import compute_of_visits, hidden_s
+from bench.theory.zero_settings import UnknownTraffic, zero_settings
 
 Series = tuple[str, int]
 """Strategy and accumulation: what one rank's own seconds depend on."""
@@ -88,9 +90,10 @@ def parts(
 ) -> tuple[float, float]:
     """Seconds of a step on `world_size` ranks: the slowest rank's own, and what communication adds, as (own, exposed).
 
-    `own_1_s` is one rank's whole step. The rest is `bench.theory.step`; where the engine does not overlap, what is exposed is
-    every collective that `bench.theory.traffic` counts, one after another, if a metered launch left an outline of the
-    model. Raises ProjectionError where several nodes are needed and no network is named.
+    `own_1_s` is one rank's whole step. The rest is `bench.theory.step`; where reductions do not overlap, what is exposed is
+    every collective that `bench.theory.traffic` counts, one after another, if a metered launch left an outline of the model:
+    all but what of ZeRO-3's gathers passes beside the layers. Raises ProjectionError where several nodes are needed and no
+    network is named.
     """
     strategy, grad_accum_steps = series
     group = Group(machine, world_size, network)
@@ -101,10 +104,14 @@ def parts(
     if not exchanged.overlaps and world_size > 1:
         lines = _lines(work, strategy, grad_accum_steps, world_size)
         if lines is not None:
-            exposed_s = sum(
-                line.count * float(collective_s(line.operation, line.payload_bytes, group)) for line in lines
-            )
+            exposed_s = _one_after_another_s(lines, group)
+            if exchanged.gathers_overlap:
+                exposed_s -= grad_accum_steps * _beside_s(work, series, load, group)
     return found.step_time_s - found.exposed_comm_s, exposed_s
+
+
+def _one_after_another_s(lines: Iterable[TrafficLine], group: Group) -> float:
+    return sum(line.count * float(collective_s(line.operation, line.payload_bytes, group)) for line in lines)
 
 
 def described(work: MeasuredWork, machine: Machine, hop_ratio: float = 1.0, link_ratio: float = 1.0) -> Machine:
@@ -138,18 +145,43 @@ def _workload(work: MeasuredWork, series: Series, own_1_s: float, machine: Machi
     return replace(load, profile=work.cell.profile, last_frac=last_frac, copied_bytes=copied_bytes)
 
 
+def _beside_s(work: MeasuredWork, series: Series, load: Workload, group: Group) -> float:
+    """Of a micro-batch's communication under ZeRO-3, the seconds that pass beside its compute."""
+    outline, events = _events(work, series, group.world_size)
+    compute = compute_of_visits(outline, load.forward_s, load.backward_s, paced=work.cell.paced)
+    return hidden_s(events, outline, compute, load.num_params * load.gradient_bytes, group)
+
+
+@lru_cache(maxsize=512)
+def _events(work: MeasuredWork, series: Series, world_size: int) -> tuple[Outline, list[Event]]:
+    outline = _outline(work, series[0])
+    assert outline is not None, "asked where traffic was counted"
+    cell, _, config = _told(work, outline, series, world_size)
+    assert config is not None, "ZeRO-3 has a file"
+    return outline, micro_batch_events(outline, zero_settings(cell, config), world_size)
+
+
+def _outline(work: MeasuredWork, strategy: str) -> Outline | None:
+    return work.outlines.get(strategy) or next(iter(work.outlines.values()), None)
+
+
+def _told(
+    work: MeasuredWork, outline: Outline, series: Series, world_size: int
+) -> tuple[Cell, Outline, dict[str, Any] | None]:
+    """What the rules of traffic are told of a series at a world size. Raises ConfigError."""
+    changes = {"strategy": series[0], "grad_accum_steps": series[1], "world_size": world_size}
+    cell = work.cell.model_copy(update={**changes, "deepspeed_config": None})
+    config = None if STRATEGIES[series[0]].deepspeed_config is None else resolve_deepspeed_config(cell, work.num_params)
+    return cell, outline, config
+
+
 @lru_cache(maxsize=512)
 def _lines(work: MeasuredWork, strategy: str, grad_accum_steps: int, world_size: int) -> list[TrafficLine] | None:
     """Every collective of a step; None where no outline or no rule tells."""
-    outline = work.outlines.get(strategy) or next(iter(work.outlines.values()), None)
+    outline = _outline(work, strategy)
     if outline is None:
         return None
-    changes = {"strategy": strategy, "grad_accum_steps": grad_accum_steps, "world_size": world_size}
-    cell = work.cell.model_copy(update={**changes, "deepspeed_config": None})
     try:
-        config = (
-            None if STRATEGIES[strategy].deepspeed_config is None else resolve_deepspeed_config(cell, work.num_params)
-        )
-        return traffic(cell, outline, config)
+        return traffic(*_told(work, outline, (strategy, grad_accum_steps), world_size))
     except (UnknownTraffic, ConfigError):
         return None

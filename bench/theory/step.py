@@ -133,8 +133,9 @@ def added_to_passes_s(
             return overlapped_s(backward, ready, durations, contention) - backward
         return np.full_like(backward, reduced_s)
     gather_s = max(float(collective_s("all_gather", gathered_bytes / num_layers, group)), fetch_s / num_layers)
-    if not exchanged.overlaps:
+    if not exchanged.gathers_overlap:
         return np.full_like(backward, 2 * num_layers * gather_s + reduced_s)
+    beside_s, after_s = (reduced_s, 0.0) if exchanged.overlaps else (0.0, reduced_s)
     spent = gathered_forward_s(forward / num_layers, num_layers, gather_s, contention)
-    spent = spent + gathered_backward_s(backward / num_layers, num_layers, gather_s, reduced_s / num_layers, contention)
-    return spent - forward - backward
+    spent = spent + gathered_backward_s(backward / num_layers, num_layers, gather_s, beside_s / num_layers, contention)
+    return spent + after_s - forward - backward

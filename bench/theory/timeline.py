@@ -35,20 +35,6 @@ def overlapped_s(compute_s: ArrayLike, ready_frac: ArrayLike, durations_s: Array
     return np.asarray(now + (work - done))
 
 
-def evenly_overlapped_s(
-    compute_s: ArrayLike, num_buckets: ArrayLike, duration_s: ArrayLike, contention: ArrayLike
-) -> Seconds:
-    """`overlapped_s` for equal buckets that fill evenly, in closed form: w + (B - 1) max(w + k d, d) + d.
-
-    w = compute_s / B is what fills a bucket, d the seconds of one collective, k the contention. Each of the B - 1
-    collectives that compute runs beside takes it k d; where the link is slower than compute, the link alone counts.
-    """
-    count = np.asarray(num_buckets, dtype=np.float64)
-    lasts = np.asarray(duration_s, dtype=np.float64)
-    fills = np.asarray(compute_s, dtype=np.float64) / count
-    return np.asarray(fills + (count - 1) * np.maximum(fills + np.asarray(contention) * lasts, lasts) + lasts)
-
-
 def gathered_forward_s(
     layer_s: ArrayLike, num_layers: ArrayLike, gather_s: ArrayLike, contention: ArrayLike
 ) -> Seconds:

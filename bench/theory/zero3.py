@@ -7,13 +7,40 @@ Source: deepspeed/runtime/zero/partitioned_param_coordinator.py, parameter_offlo
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 from enum import Enum
 
-from bench.results.metered import Outline
+from bench.results.metered import Outline, VisitKind
 from bench.theory.zero_settings import UnknownTraffic, ZeroSettings
 
 Call = tuple[str, int]
 """Operation and payload bytes."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A gather begins, beside what follows. `parameters` come with it."""
+
+    payload_bytes: int
+    parameters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """Nothing goes on before the gather that brings this parameter is done."""
+
+    parameter: int
+
+
+@dataclass(frozen=True)
+class Visited:
+    """A module is entered or left, after what it needs is there."""
+
+    kind: VisitKind
+    module: int
+
+
+Event = Launched | Awaited | Visited
 
 
 class Status(Enum):
@@ -33,8 +60,6 @@ def gathers(outline: Outline, settings: ZeroSettings, world_size: int, grad_accu
     Raises UnknownTraffic for leaf modules and parameters used outside their module, and where the replay meets a state in
     which DeepSpeed itself would stop.
     """
-    if outline.own_rules:
-        raise UnknownTraffic(f"the theory does not cover how ZeRO-3 treats the module {outline.own_rules[0]}")
     replay = _Replay(outline, settings, world_size)
     steps: list[Counter[Call]] = []
     for _ in range(3):
@@ -47,10 +72,25 @@ def gathers(outline: Outline, settings: ZeroSettings, world_size: int, grad_accu
     return steps[2]
 
 
+def micro_batch_events(outline: Outline, settings: ZeroSettings, world_size: int) -> list[Event]:
+    """What the first micro-batch of a step does from the third step on, in order: gathers begun and waited for, modules visited.
+
+    Raises as `gathers`.
+    """
+    replay = _Replay(outline, settings, world_size)
+    for _ in range(3):
+        replay.events = []
+        replay.micro_batch()
+        replay.optimizer_step()
+    return replay.events[: replay.num_events_of_pass]
+
+
 class _Replay:
     """The coordinator's state, and the same moves on it as the source makes."""
 
     def __init__(self, outline: Outline, settings: ZeroSettings, world_size: int) -> None:
+        if outline.own_rules:
+            raise UnknownTraffic(f"the theory does not cover how ZeRO-3 treats the module {outline.own_rules[0]}")
         self.settings = settings
         self.world_size = world_size
         self.visits = outline.visits
@@ -72,6 +112,8 @@ class _Replay:
         # The source keeps the answer of the first time, though it depends on more than it is kept by.
         self.kept_releases: dict[tuple[int, int], set[int]] = {}
         self.calls: Counter[Call] = Counter()
+        self.events: list[Event] = []
+        self.num_events_of_pass = 0
 
     def micro_batch(self) -> None:
         self._reset()
@@ -86,6 +128,8 @@ class _Replay:
             else:
                 self.backward_modules.pop(module, None)
                 self._release(module)
+            self.events.append(Visited(kind, module))
+        self.num_events_of_pass = len(self.events)
         while self.backward_modules:
             module, _ = self.backward_modules.popitem()
             self._free(module, set(self.owned[module]) - self.persistent)
@@ -121,6 +165,7 @@ class _Replay:
         for parameter in needed:
             self.active[parameter].add(module)
             if parameter in self.in_flight:
+                self.events.append(Awaited(parameter))
                 self._wait(self.in_flight.pop(parameter))
         if self.complete:
             self._forget_from_queue(module)
@@ -168,6 +213,7 @@ class _Replay:
         if self.world_size > 1:
             elements = sum(padded(self.numel[parameter], self.world_size) for parameter in together)
             self.calls["all_gather", elements * self.settings.parameter_bytes] += 1
+            self.events.append(Launched(elements * self.settings.parameter_bytes, tuple(together)))
 
     def _wait(self, together: list[int]) -> None:
         """One gather's parameters arrive together, also those that nobody waits for yet."""

@@ -66,7 +66,7 @@ def project(
         str | None, typer.Option(help="With --calibrate: fit to launches of these ranks alone. [default: all]")
     ] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Hold the theory against every published row.")] = False,
-    output: Annotated[Path | None, typer.Option(help="With --validate: folder for its chart and rows.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for charts and rows; not with --calibrate.")] = None,
     as_json: Json = False,
 ) -> None:
     """Project step time, efficiency and memory on a described machine, or by what was measured here, or hold the theory against
@@ -86,8 +86,8 @@ def project(
 
         measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets}
         _warn_of_unused(
-            {**measured, "--grad-accum-steps": None if grad_accum_steps == 1 else grad_accum_steps},
-            "not used with --calibrate, which measured it",
+            {**measured, "--grad-accum-steps": None if grad_accum_steps == 1 else grad_accum_steps, "--output": output},
+            "not used with --calibrate",
         )
         show_calibrated(
             calibrate,
@@ -106,7 +106,6 @@ def project(
 
     if machine is None:
         raise ProjectionError("--machine: missing", hint=f"known: {', '.join(machine_names())}, or a YAML file")
-    _warn_of_unused({"--output": output}, "not used without --validate")
     described = load_machine(machine)
     sizes = _world_sizes("--world-sizes", world_sizes)
     link = None if network is None else load_network(network)
@@ -141,15 +140,22 @@ def project(
             _known("--grad-dtype", grad_dtype or "fp16")
             work = _of_numbers(described, numbers, grad_dtype or "fp16", grad_accum_steps, backward_frac, num_layers)
         rows += projections(work, name, described, sizes, link, options)
+    if output is not None:
+        from bench.verbs.projected import write
+
+        chart = write(output, rows, f"{model or f'{num_params:g} parameters'} on {described.name}")
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return
-    from bench.verbs.projected import table
+    from bench.verbs.projected import bars, table
 
     terminal().print(table(rows))
+    terminal().print(bars(rows))
     print("Projected, not measured. Intervals hold nine of ten published runs; README, Foresight, says how.")
     if unequal := [name for name in names if not way_of(name).equal_work]:
         print(f"Not the updates of plain training, so no step time without the loss: {', '.join(unequal)}.")
+    if output is not None:
+        print(f"chart: {chart}")
 
 
 def _options(

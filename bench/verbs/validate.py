@@ -1,13 +1,16 @@
-"""The theory beside what others published, as scalebench project --validate shows it."""
+"""The theory beside what others published and what was measured here, as scalebench project --validate shows it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
+from bench.theory.paced_links import PacedRow, paced_rows
 from bench.theory.published_rows import LEFT_OUT_FAMILIES, left_out, published_rows
 from bench.theory.validation import (
     FITTED,
@@ -22,9 +25,11 @@ from bench.verbs.shared import terminal
 
 
 def show_validation(as_json: bool, output: Path | None = None) -> None:
-    """Print the errors of every class, family and machine, the naive model beside them, and what was left out and why.
+    """Print the errors of every class, family and machine, the naive model beside them, and what was left out and why; then the
+    errors of step time on this repository's shaped links.
 
-    Into `output` goes every row with both predictions, as validation.csv and as a chart, validation.png and .svg.
+    Into `output` goes every row with its predictions and charts of them: validation.csv, .png and .svg, paced_links.csv, .png
+    and .svg.
     """
     found, crossed = scores(), cross_validations()
     if output is not None:
@@ -37,12 +42,14 @@ def show_validation(as_json: bool, output: Path | None = None) -> None:
             "left_out_families": LEFT_OUT_FAMILIES,
             "left_out_rows": dict(left_out()),
             "rows": predictions(),
+            "paced_links": _paced(),
         }
         print(json.dumps(content, indent=1))
         return
     console = terminal()
     console.print(_errors(found))
     console.print(_crossed(crossed))
+    console.print(_on_links(paced_rows()))
     best = fitted_constants()
     print(
         f"Fitted: contention {FITTED[0]:g}, lateness {1e3 * FITTED[1]:g} ms (the grid's best is {best[0]:g} and "
@@ -54,7 +61,7 @@ def show_validation(as_json: bool, output: Path | None = None) -> None:
         print(f"not usable: {rows} rows: {reason}")
     print(f"usable: {len(published_rows())} rows, and their one-GPU rows")
     if output is not None:
-        print(f"chart: {output / 'validation.png'}")
+        print(f"charts: {output / 'validation.png'}, {output / 'paced_links.png'}")
 
 
 def _write(output: Path) -> None:
@@ -62,13 +69,24 @@ def _write(output: Path) -> None:
 
     from bench.drawing import saved
     from bench.writing import write_bytes, write_text
+    from reports.foresight import on_shaped_links
     from reports.validation import against_published
 
-    rows = pd.DataFrame(predictions())
-    png, svg = saved(against_published(rows))
-    write_text(output / "validation.csv", rows.to_csv(index=False))
-    write_text(output / "validation.svg", svg)
-    write_bytes(output / "validation.png", png)
+    for name, rows, draw in (
+        ("validation", pd.DataFrame(predictions()), against_published),
+        ("paced_links", pd.DataFrame(_paced()), on_shaped_links),
+    ):
+        png, svg = saved(draw(rows))
+        write_text(output / f"{name}.csv", rows.to_csv(index=False))
+        write_text(output / f"{name}.svg", svg)
+        write_bytes(output / f"{name}.png", png)
+
+
+def _paced() -> list[dict[str, Any]]:
+    return [
+        {**dataclasses.asdict(row), "predicted_s": row.predicted_s, "error_frac": row.error_frac}
+        for row in paced_rows()
+    ]
 
 
 def _errors(found: list[Score]) -> Table:
@@ -82,6 +100,22 @@ def _errors(found: list[Score]) -> Table:
             f"{score.theory_bias:+.3f}",
             f"{score.naive_median:.3f}",
             f"{score.naive_p90:.3f}",
+        )
+    return table
+
+
+def _on_links(rows: list[PacedRow]) -> Table:
+    """Errors of step time by strategy; a line a strategy, over all hosts, rates and accumulations."""
+    table = Table("step time on shaped links, predicted from one host", "rows", "median", "largest", "bias")
+    for strategy in (*dict.fromkeys(row.strategy for row in rows), "all"):
+        errors = [row.error_frac for row in rows if strategy in (row.strategy, "all")]
+        absolute = [abs(error) for error in errors]
+        table.add_row(
+            strategy,
+            str(len(errors)),
+            f"{100 * statistics.median(absolute):.1f} %",
+            f"{100 * max(absolute):.1f} %",
+            f"{100 * statistics.median(errors):+.1f} %",
         )
     return table
 

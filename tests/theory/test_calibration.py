@@ -213,12 +213,12 @@ def of_two_ranks() -> Calibration:
     return calibrate(measured, machine_of(measured, None), [1, 2])
 
 
-@pytest.mark.parametrize(("size", "low", "high"), [(4, -0.08, 0.0), (8, -0.20, 0.0)])
+@pytest.mark.parametrize(("size", "low", "high"), [(4, -0.10, 0.02), (8, -0.25, 0.0)])
 def test_two_ranks_foresee_what_four_and_eight_measured(
     of_two_ranks: Calibration, size: int, low: float, high: float
 ) -> None:
-    """Real launches on two cores: within 8 % at four ranks. Eight ranks are host-bound, which two cannot tell: predicted too
-    fast, by up to 20 %, inside the interval."""
+    """Real launches on two cores: within 10 % at four ranks. Eight ranks are host-bound, which two cannot tell: predicted too
+    fast, by up to 25 %, inside the interval."""
     scaling = examine(EXAMPLE).scaling.set_index(["strategy", "world_size"])
     for series in of_two_ranks.own_1_s:
         row = foresee(of_two_ranks, series, size)

@@ -200,8 +200,20 @@ def test_the_validation_is_a_command(scalebench: Scalebench, tmp_path: Path) -> 
     assert len(content["rows"]) == 421 and content["left_out_families"] and content["scores"]
     assert {"predicted_efficiency", "naive_efficiency"} <= set(content["rows"][0])
     assert sorted(path.name for path in (tmp_path / "charts").iterdir()) == [
-        f"validation.{kind}" for kind in ("csv", "png", "svg")
+        f"{name}.{kind}" for name in ("paced_links", "validation") for kind in ("csv", "png", "svg")
     ]
+    assert len(content["paced_links"]) == 72
+
+
+def test_a_projection_is_drawn(scalebench: Scalebench, tmp_path: Path) -> None:
+    asked = ("--machine", "dgx1-v100-16gb", "--strategy", "ddp,zero3", *NUMBERS, "--output", tmp_path)
+    done = scalebench("project", *asked)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"projection.{kind}" for kind in ("csv", "png", "svg")]
+    bars = [line for line in done.stdout.splitlines() if line.endswith(" ms") and "█" in line]
+    # The longest step has the longest bar, and own work alone is all of one rank's step.
+    assert len(bars) == 8 and max(sum(mark in "█▓░" for mark in bar) for bar in bars) == 60
+    assert "░" not in bars[0] and "▓" not in bars[0]
 
 
 @pytest.mark.parametrize(

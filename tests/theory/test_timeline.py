@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.theory.timeline import evenly_overlapped_s, gathered_backward_s, gathered_forward_s, overlapped_s
+from bench.theory.timeline import gathered_backward_s, gathered_forward_s, overlapped_s
 from tests.theory.events import Task, simulate
 
 seconds = st.floats(0.001, 10.0)
@@ -28,14 +28,6 @@ def test_overlap_is_what_an_event_queue_says(parts: list[float], lasts: list[flo
     expected = simulate(compute, communication, contention)
     total = sum(parts)
     assert overlapped_s(total, np.cumsum(parts) / total, durations, contention) == pytest.approx(expected, rel=1e-6)
-
-
-@given(count=st.integers(1, 40), compute=seconds, lasts=seconds, contention=st.floats(0, 1))
-@settings(max_examples=150, deadline=None)
-def test_equal_buckets_have_a_closed_form(count: int, compute: float, lasts: float, contention: float) -> None:
-    ready = np.arange(1, count + 1) / count
-    stepped = overlapped_s(compute, ready, np.full(count, lasts), contention)
-    assert evenly_overlapped_s(compute, count, lasts, contention) == pytest.approx(float(stepped), rel=1e-9)
 
 
 @given(layers=st.integers(1, 7), layer=seconds, gather=seconds, contention=fraction)
