@@ -68,6 +68,7 @@ def test_every_table_can_be_read_back(quick: Path) -> None:
             "ranks",
             "balance",
             "traffic",
+            "synchronisation",
             "launches",
             "phases",
             "not_ok",

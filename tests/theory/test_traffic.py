@@ -51,8 +51,10 @@ def test_a_ring_sends_what_nccl_tests_says() -> None:
     assert ring_volume_bytes([TrafficLine("all_reduce", 4, 100, 2)]) == 300
     assert ring_volume_bytes([TrafficLine("all_gather", 4, 100, 1), TrafficLine("reduce_scatter", 2, 100, 3)]) == 225
     assert ring_volume_bytes([TrafficLine("all_reduce", 1, 100, 1), TrafficLine("barrier", 4, 0, 1)]) == 0
-    with pytest.raises(UnknownTraffic, match="send"):
-        ring_volume_bytes([TrafficLine("send", 2, 100, 1)])
+    # A message is counted where it leaves.
+    assert ring_volume_bytes([TrafficLine("send", 4, 100, 3), TrafficLine("recv", 4, 100, 5)]) == 300
+    with pytest.raises(UnknownTraffic, match="gossip"):
+        ring_volume_bytes([TrafficLine("gossip", 2, 100, 1)])
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])

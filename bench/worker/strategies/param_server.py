@@ -86,6 +86,9 @@ class ParamServer(Strategy):
         super().begin(num_steps)
         if self._server is not None:
             self._server.begin(num_steps)
+        else:
+            # What a worker fetched last may be older than the last messages of the others.
+            self._pull()
         self._goes_on = num_steps > 0
 
     def goes_on(self, num_done: int) -> bool:
