@@ -48,6 +48,7 @@ def training_step(model: LanguageModel, tokens: Tensor, targets: Tensor, *, comp
     return step
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.benchmark(timer=time.process_time)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("precision", DTYPES)
