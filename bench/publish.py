@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from bench.examine import Findings
 from bench.printing import printable
 from bench.results.launch_file import record_path
 from bench.results.store import read_record
+from bench.theory.validation import class_scores
 from bench.writing import write_bytes, write_text
 from reports import certainty, losses, page, predicted, synchronisation, tables, verdict
 
@@ -87,6 +89,10 @@ _ALARMS = (
 _PROJECTED = (
     "What theory says of the cells that were measured, dashed in the charts of speed and scaling: one rank's own step, and what "
     "its strategy's collectives add on more ranks. No projected figure is in any ranking."
+)
+_THEORY_ERROR = (
+    "Absolute error of efficiency on what others published of V100s, N GPUs predicted from one, and that of a naive model fitted "
+    "to these rows. `scalebench project --validate` makes this table again, by family and machine, and says what is left out."
 )
 _MEMORY = (
     "What the process held before the model was built, then parameters, gradients, optimizer, buckets and activations by "
@@ -232,7 +238,11 @@ def _projected(projected: pd.DataFrame) -> list[page.Section]:
         return []
     table = predicted.steps(projected)
     words = predicted.sentences(projected)
-    return [page.Section("projected", "Projected", _PROJECTED, table=table, sentences=words, folded=len(table) > 24)]
+    published = predicted.scores(pd.DataFrame([asdict(score) for score in class_scores()]))
+    return [
+        page.Section("projected", "Projected", _PROJECTED, table=table, sentences=words, folded=len(table) > 24),
+        page.Section("theory-error", "How far off the theory is elsewhere", _THEORY_ERROR, table=published),
+    ]
 
 
 def _attribution(

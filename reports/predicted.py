@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from reports import units
@@ -88,3 +90,21 @@ def alarms(alarms: pd.DataFrame) -> pd.DataFrame:
 
 def _yes_or_no(value: object) -> str:
     return units.UNKNOWN if units.is_unknown(value) else "yes" if value else "no"
+
+
+def scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """The theory's own error on published rows; `scores`: rows of `bench.theory.validation.Score`."""
+    columns: list[Column] = [
+        ("name", "published rows", units.text),
+        ("rows", "rows", units.count),
+        ("theory_median", "median error", _three_digits),
+        ("theory_p90", "90 %", _three_digits),
+        ("theory_bias", "predicted less published", _three_digits),
+        ("naive_median", "naive: median", _three_digits),
+        ("naive_p90", "naive: 90 %", _three_digits),
+    ]
+    return table(scores, columns)
+
+
+def _three_digits(value: Any) -> str:
+    return units.UNKNOWN if units.is_unknown(value) else f"{value:.3f}"

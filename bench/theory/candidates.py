@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,16 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ProjectionError
+from bench.theory.buckets import Exchange
 from bench.theory.collectives import Group
 from bench.theory.machine import Machine, Network
 from bench.theory.memory import FRAGMENTATION_FRAC, memory
+from bench.theory.offload import host_update_s, moved_beside_s, own_copy_s
 from bench.theory.project import efficiency_error, efficiency_interval
 from bench.theory.step import added_to_passes_s, divides_update, exchange_of, gathered_after_s
 from bench.theory.stragglers import lateness_s, variation_frac
+from bench.theory.ways import way_of
 from bench.theory.workload import Workload, from_preset
 
-SEARCHED = ("ddp", "zero0", "zero1", "zero2", "zero3")
-"""Strategies that a search tries, the plainest first: those that every update of which is the same as plain training's."""
+SEARCHED = ("ddp", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+"""Strategies that a search tries, the plainest first: those that every update of which is the same as plain training's. The
+last two only where the machine's host is described."""
+
+
+def searched(machine: Machine) -> tuple[str, ...]:
+    """Those of SEARCHED that can be projected on the machine."""
+    return tuple(name for name in SEARCHED if machine.host is not None or way_of(name).offload == "none")
+
 
 # More sequences than any update has; its divisors are looked for one by one.
 _LARGEST_BATCH = 10**9
@@ -136,14 +147,18 @@ def steps(
         place, ranks = int(found.strategy[chosen[0]]), int(found.world_size[chosen[0]])
         if place not in works:
             works[place] = {
-                checkpointed: _two_sizes(machine, model, precision, SEARCHED[place], seq_len, checkpointed)
+                checkpointed: _two_sizes(machine, model, precision, way_of(SEARCHED[place]).base, seq_len, checkpointed)
                 for checkpointed in (False, True)
             }
         group = Group(machine, ranks, network)
         for name, values in _of_group(found, chosen, works[place], SEARCHED[place], group).items():
             columns[name][chosen] = values
     step_time_s = np.sum([columns[name] for name in names], axis=0)
-    low, high = efficiency_interval(columns["step_1_s"] / step_time_s, columns["error"])
+    offloads = np.array([way_of(name).offload != "none" for name in SEARCHED])[found.strategy]
+    # A host's Adam has less to do the more ranks there are, so that efficiency may pass 1.
+    low, high = efficiency_interval(
+        columns["step_1_s"] / step_time_s, columns["error"], np.where(offloads, np.inf, 1.0)
+    )
     one = next(iter(works.values()))[False][0]
     return Steps(
         **{name: columns[name] for name in names},
@@ -193,10 +208,11 @@ def _of_group(
         return np.where(checkpointed, lines[1], lines[0])
 
     work = works[False][0]
+    way = way_of(strategy)
     forward_s, backward_s = on_the_line("forward_s"), on_the_line("backward_s")
-    exchanged = exchange_of(work, strategy, group)
+    exchanged = exchange_of(work, way.base, group)
     kept = memory(
-        strategy,
+        way.base,
         num_params=work.num_params,
         precision=work.precision,
         world_size=ranks,
@@ -204,36 +220,56 @@ def _of_group(
         activation_bytes=None,
         reserved_bytes=machine.behaviour.reserved_bytes.value,
         num_layers=work.num_layers,
+        offload=way.offload,
     ).total_bytes
+    own_s = passes * (forward_s + backward_s)
+    slower = 1.0 + variation_frac(machine, ranks)
+    slow_s = forward_s * slower, backward_s * slower
+    update_s = work.update_s / ranks if ranks > 1 and divides_update(way.base) else work.update_s
+    # The host's update has no slowest device.
+    variation_s = (slower - 1.0) * (own_s + (update_s if way.offload == "none" else 0.0))
+    moved_s: Seconds = np.zeros_like(passes)
+    step_1_s = own_s + work.update_s
+    if way.offload != "none":
+        update_s = host_update_s(work, group)
+        moved_s = passes * _moved_s(slow_s, exchanged, group, way.base, work)
+        step_1_s = _offloaded_alone_s(forward_s, backward_s, passes, way.base, work, group)
     columns: dict[str, Seconds | float] = {
         "forward_s": passes * forward_s,
         "backward_s": passes * backward_s,
-        "update_s": work.update_s,
-        "step_1_s": passes * (forward_s + backward_s) + work.update_s,
+        "update_s": update_s,
+        "exposed_comm_s": moved_s,
+        "step_1_s": step_1_s,
         "memory_bytes": kept + (1 + FRAGMENTATION_FRAC) * on_the_line("activation_bytes"),
     }
     if ranks == 1:
         return columns
-    slower = 1.0 + variation_frac(machine, ranks)
-    added_s = added_to_passes_s(
-        forward_s * slower,
-        backward_s * slower,
-        exchanged,
-        group,
-        exchanged.gathered_in_pass_bytes,
-        work.num_layers,
-    )
+    added_s = added_to_passes_s(*slow_s, exchanged, group, exchanged.gathered_in_pass_bytes, work.num_layers)
     times = passes if exchanged.each_micro_batch else np.ones_like(passes)
-    update_s = work.update_s / ranks if divides_update(strategy) else work.update_s
     return {
         **columns,
-        "update_s": update_s,
         "copy_s": times * work.copied_bytes / machine.device.memory_bytes_per_s.value,
-        "variation_s": (slower - 1.0) * (passes * (forward_s + backward_s) + update_s),
+        "variation_s": variation_s,
         "lateness_s": lateness_s(machine, ranks, work.num_params),
-        "exposed_comm_s": gathered_after_s(exchanged, group) + times * added_s,
+        "exposed_comm_s": gathered_after_s(exchanged, group) + times * added_s + moved_s,
         "error": efficiency_error(strategy, machine, ranks, machine.rates_fitted(ranks, group.network)),
     }
+
+
+def _moved_s(slow_s: tuple[Seconds, Seconds], exchanged: Exchange, group: Group, base: str, work: Workload) -> Seconds:
+    """What copies to and from the host add to each micro-batch."""
+    return moved_beside_s(*slow_s, exchanged, group, base, own_copy_s(work, group), work, 1)
+
+
+def _offloaded_alone_s(
+    forward_s: Seconds, backward_s: Seconds, passes: Seconds, base: str, work: Workload, group: Group
+) -> Seconds:
+    """The step of one rank alone with its optimizer, or all, in the host."""
+    alone = dataclasses.replace(group, world_size=1, devices=None)
+    slower = 1.0 + variation_frac(alone.machine, 1)
+    moved_s = _moved_s((forward_s * slower, backward_s * slower), exchange_of(work, base, alone), alone, base, work)
+    own_s = passes * (forward_s + backward_s)
+    return np.asarray(own_s * slower + host_update_s(work, alone) + passes * moved_s)
 
 
 def _divisors(number: int) -> list[int]:

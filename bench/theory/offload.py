@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from bench.errors import ProjectionError
+from bench.theory.buckets import Exchange
 from bench.theory.collectives import Group
 from bench.theory.machine import Host
 from bench.theory.step import Step, added_to_passes_s, exchange_of, step
@@ -34,7 +38,7 @@ def offloaded_step(work: Workload, base: str, group: Group) -> Step:
     if work.tokens_per_step is not None:
         return _taken(work, base, group, 1.0)
     alone = dataclasses.replace(group, world_size=1, devices=None)
-    counted = min(1.0, _MOST_HOST_FRAC * work.step_1_s / _host_update_s(work, alone))
+    counted = min(1.0, _MOST_HOST_FRAC * work.step_1_s / host_update_s(work, alone))
     # The passes with which one rank takes what was measured: by halving, since longer passes never make a shorter step.
     low_s, high_s = 0.0, work.step_1_s
     for _ in range(_HALVINGS):
@@ -46,37 +50,60 @@ def offloaded_step(work: Workload, base: str, group: Group) -> Step:
 
 def _taken(work: Workload, base: str, group: Group, counted: float) -> Step:
     """The step; of the host's update only the part `counted`."""
-    ranks, machine = group.world_size, group.machine
-    update_s, copy_s = counted * _host_update_s(work, group), _own_copy_s(work, group)
+    update_s, copy_s = counted * host_update_s(work, group), own_copy_s(work, group)
     exchanged = exchange_of(work, base, group)
     plain = step(work, base, group, exchanged)
-    slower = 1.0 + variation_frac(machine, ranks)
-    forward_s, backward_s = work.forward_s * slower, work.backward_s * slower
-    exposed_s = plain.exposed_comm_s + work.grad_accum_steps * max(0.0, copy_s - backward_s)
-    if base == "zero3":
-        gathered_bytes = exchanged.gathered_in_pass_bytes / work.grad_accum_steps
-
-        def added_s(fetch_s: float) -> float:
-            return float(
-                added_to_passes_s(forward_s, backward_s, exchanged, group, gathered_bytes, work.num_layers, fetch_s)
-            )
-
-        exposed_s += work.grad_accum_steps * (added_s(copy_s) - (added_s(0.0) if ranks > 1 else 0.0))
+    slower = 1.0 + variation_frac(group.machine, group.world_size)
+    passes = work.grad_accum_steps
+    moved_s = float(
+        moved_beside_s(work.forward_s * slower, work.backward_s * slower, exchanged, group, base, copy_s, work, passes)
+    )
     # The host's update has no slowest device.
-    own_s = work.grad_accum_steps * (work.forward_s + work.backward_s)
-    return dataclasses.replace(plain, update_s=update_s, variation_s=(slower - 1.0) * own_s, exposed_comm_s=exposed_s)
+    own_s = passes * (work.forward_s + work.backward_s)
+    return dataclasses.replace(
+        plain,
+        update_s=update_s,
+        variation_s=(slower - 1.0) * own_s,
+        exposed_comm_s=plain.exposed_comm_s + passes * moved_s,
+    )
 
 
-def _host_update_s(work: Workload, group: Group) -> float:
+def moved_beside_s(
+    forward_s: ArrayLike,
+    backward_s: ArrayLike,
+    exchanged: Exchange,
+    group: Group,
+    base: str,
+    copy_s: float,
+    work: Workload,
+    passes: ArrayLike,
+) -> NDArray[np.float64]:
+    """Seconds that copies to and from the host add to one micro-batch beyond its communication; of many micro-batches at once.
+
+    `forward_s`, `backward_s`: of the slowest device, any shape, and so is the result. `copy_s`: of a rank's own part, one way.
+    `passes`: micro-batches of a step, by which `exchanged` counts what is gathered.
+    """
+    left_s = np.maximum(0.0, copy_s - np.asarray(backward_s, dtype=np.float64))
+    if base != "zero3":
+        return left_s
+    gathered_bytes = float(exchanged.gathered_in_pass_bytes / np.max(np.asarray(passes)))
+
+    def added_s(fetch_s: float) -> NDArray[np.float64]:
+        return added_to_passes_s(forward_s, backward_s, exchanged, group, gathered_bytes, work.num_layers, fetch_s)
+
+    return left_s + added_s(copy_s) - (added_s(0.0) if group.world_size > 1 else 0.0)
+
+
+def host_update_s(work: Workload, group: Group) -> float:
     """Adam of a rank's part on the host, and the new weights' way back beside it."""
     host = _host(group)
     sharing = min(group.world_size, group.machine.node.num_devices)
     rate = min(host.process_bytes_per_s.value, host.memory_bytes_per_s.value / sharing)
     adam_s = CPU_ADAM_BYTES_PER_PARAM * work.num_params / group.world_size / rate
-    return max(adam_s, _own_copy_s(work, group))
+    return max(adam_s, own_copy_s(work, group))
 
 
-def _own_copy_s(work: Workload, group: Group) -> float:
+def own_copy_s(work: Workload, group: Group) -> float:
     """Seconds in which a rank's part of the gradients, or of the weights, goes to the host or comes back."""
     host = _host(group)
     sharing = min(group.world_size, group.machine.node.num_devices)

@@ -129,7 +129,7 @@ def projections(
 
 
 def efficiency_interval(
-    efficiency: ArrayLike, error: ArrayLike, most: float = 1.0
+    efficiency: ArrayLike, error: ArrayLike, most: ArrayLike = 1.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Ends of the interval of an efficiency, of any shape: `error` on each side, less in proportion below what was seen, and
     nothing above `most`."""

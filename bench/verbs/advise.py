@@ -40,7 +40,7 @@ def advise(
     """
     from bench.theory.advice import ORDERS
     from bench.theory.advice import advise as advised
-    from bench.theory.candidates import candidates, check_batch, steps, world_sizes
+    from bench.theory.candidates import candidates, check_batch, searched, steps, world_sizes
     from bench.theory.machine import load_machine, load_network
     from bench.theory.transformer import preset_shape
 
@@ -61,7 +61,7 @@ def advise(
     check_batch(global_batch_size)
     sizes = world_sizes(described, global_batch_size, most, link)
     # A model without activations to speak of has nothing to recompute.
-    found = candidates(global_batch_size, sizes, checkpointing=shape.num_heads is not None)
+    found = candidates(global_batch_size, sizes, searched(described), shape.num_heads is not None)
     taken = steps(found, described, model=model, precision=dtype, seq_len=seq_len, network=link)
     length = shape.max_seq_len if seq_len is None else seq_len
     advice = advised(
@@ -85,7 +85,8 @@ def advise(
         for sentence in words:
             console.print(sentence, markup=False, highlight=False)
         console.print(table(advice))
-        print("Projected, not measured. Searched: ddp and zero0 to zero3, all GPUs alike; README, Foresight, says how.")
+        names = ", ".join(searched(described))
+        print(f"Projected, not measured. Searched: {names}, all GPUs alike; README, Foresight, says how.")
     if verify:
         from bench.verbs.verify import measure
 

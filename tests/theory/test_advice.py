@@ -14,7 +14,7 @@ from bench.errors import ProjectionError
 from bench.launch.machine import Machine as Here
 from bench.plan.suite import load_suite
 from bench.theory.advice import MEMORY, Advice, Choice, advise
-from bench.theory.candidates import Steps, candidates, steps, world_sizes
+from bench.theory.candidates import Steps, candidates, searched, steps, world_sizes
 from bench.theory.machine import load_machine, load_network
 from bench.verbs.verify import refusal, suite_text
 from tests.command_line import Scalebench
@@ -85,8 +85,18 @@ def test_what_the_theory_can_tell_apart() -> None:
 
 
 def test_what_fits_nowhere_is_an_error_that_says_how_much_it_needs() -> None:
+    undescribed = DGX_1.model_copy(update={"host": None})
+    found = candidates(64, [1, 2, 4, 8], searched(undescribed))
+    taken = steps(found, undescribed, model="gpt-10b", precision="fp16")
     with pytest.raises(ProjectionError, match=r"nothing fits: the least is 2.* GiB a rank \(zero3 on 8 ranks\)"):
-        advice("gpt-10b", 64)
+        advise(found, taken, undescribed, tokens_per_step=64 * 1024.0)
+
+
+def test_what_fits_with_the_host_alone_is_found() -> None:
+    """Ten billion parameters on 16 GB cards: 16 bytes each are no less than 20 GiB a rank of eight, whatever the micro-batch."""
+    told = advice("gpt-10b", 64)
+    assert {choice.strategy for choice in told.choices} == {"zero3_offload"}
+    assert told.best.world_size == 8 and told.too_large is not None
 
 
 def test_a_table_and_sentences(scalebench: Scalebench) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from bench.errors import ProjectionError
-from bench.theory.candidates import SEARCHED, candidates, steps, world_sizes
+from bench.theory.candidates import SEARCHED, candidates, searched, steps, world_sizes
 from bench.theory.machine import load_machine, load_network
 from bench.theory.project import project
+from bench.theory.ways import way_of
 from bench.theory.workload import from_preset
 
 PARTS = ("forward_s", "backward_s", "update_s", "copy_s", "variation_s", "lateness_s", "exposed_comm_s", "step_time_s")
@@ -26,7 +27,7 @@ def test_every_way_to_share_a_batch_is_there_once() -> None:
             strict=True,
         )
     )
-    assert len(rows) == len(found) == 5 * 2 * (8 + 6 + 4 + 2)
+    assert len(rows) == len(found) == len(SEARCHED) * 2 * (8 + 6 + 4 + 2)
     assert (found.world_size * found.micro_batch_size * found.grad_accum_steps == 24).all()
     assert len(candidates(24, [8], ["zero3"], checkpointing=False)) == 2
 
@@ -50,7 +51,7 @@ def test_past_one_node_only_whole_nodes_take_part() -> None:
 def test_all_at_once_is_each_alone(name: str, model: str, precision: str, network: str) -> None:
     """Nothing of the vectorised step differs from `project` of the one candidate: parts, interval, memory, whether it fits."""
     machine, link = load_machine(name), load_network(network)
-    found = candidates(48, world_sizes(machine, 48, 16, link))
+    found = candidates(48, world_sizes(machine, 48, 16, link), searched(machine))
     together = steps(found, machine, model=model, precision=precision, network=link, seq_len=128)
     for place in np.random.default_rng(0).permutation(len(found))[:150]:
         strategy = SEARCHED[found.strategy[place]]
@@ -59,7 +60,7 @@ def test_all_at_once_is_each_alone(name: str, model: str, precision: str, networ
             model=model,
             micro_batch_size=int(found.micro_batch_size[place]),
             precision=precision,
-            strategy=strategy,
+            strategy=way_of(strategy).base,
             seq_len=128,
             grad_accum_steps=int(found.grad_accum_steps[place]),
             activation_checkpointing=bool(found.activation_checkpointing[place]),

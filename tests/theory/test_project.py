@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from bench.cli import main
 from bench.errors import ProjectionError
-from bench.theory.candidates import SEARCHED
 from bench.theory.collectives import Group, collective_s
 from bench.theory.machine import load_machine, load_network, machine_names
 from bench.theory.project import Row, project
@@ -26,11 +25,12 @@ COLUMNS = [
 ]
 PARTS = ("forward_s", "backward_s", "update_s", "copy_s", "variation_s", "lateness_s", "exposed_comm_s")
 DGX_1 = load_machine("dgx1-v100-16gb")
+PLAIN = ("ddp", "zero0", "zero1", "zero2", "zero3")
 
 
 @given(
     machine=st.sampled_from(machine_names()),
-    strategy=st.sampled_from(sorted(SEARCHED)),
+    strategy=st.sampled_from(sorted(PLAIN)),
     world_size=st.integers(1, 40),
     num_params=st.integers(10**4, 10**10),
     step_s=st.floats(0.01, 100),
@@ -56,7 +56,7 @@ def test_parts_add_up_and_intervals_hold_the_value(
         assert [row.step_time_lo_s, row.step_time_s, row.step_time_hi_s] == pytest.approx([step_s] * 3)
 
 
-@pytest.mark.parametrize("strategy", sorted(SEARCHED))
+@pytest.mark.parametrize("strategy", sorted(PLAIN))
 def test_a_faster_network_never_slows_a_step(strategy: str) -> None:
     work = from_numbers(DGX_1, num_params=336_000_000, grad_dtype="fp16", step_time_1_s=0.1)
     order = ("eth-10g", "eth-25g", "eth-100g", "edr-1x", "edr-4x", "edr-8x")
@@ -82,7 +82,7 @@ def test_accumulation_spares_ddp_communication_and_zero_2_not() -> None:
 
 def test_from_stage_1_on_a_rank_updates_its_part() -> None:
     work = from_numbers(DGX_1, num_params=336_000_000, grad_dtype="fp16", step_time_1_s=0.1)
-    updates = {strategy: project(work, strategy, DGX_1, 8).update_s for strategy in SEARCHED}
+    updates = {strategy: project(work, strategy, DGX_1, 8).update_s for strategy in PLAIN}
     assert updates["ddp"] == updates["zero0"] == pytest.approx(28 * 336e6 / 775.6e9)
     assert updates["zero1"] == updates["zero2"] == updates["zero3"] == pytest.approx(updates["ddp"] / 8)
 

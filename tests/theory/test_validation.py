@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -21,7 +22,15 @@ from bench.theory.published_rows import (
     left_out,
     published_rows,
 )
-from bench.theory.validation import FITTED, Score, cross_validations, fitted_constants, predicted_efficiency, scores
+from bench.theory.validation import (
+    FITTED,
+    Score,
+    class_scores,
+    cross_validations,
+    fitted_constants,
+    predicted_efficiency,
+    scores,
+)
 from bench.theory.workload import from_numbers
 
 
@@ -36,6 +45,14 @@ def test_published_rows_are_within_the_targets(by_name: dict[str, Score]) -> Non
     assert card.rows == 26 and card.theory_median <= 0.04 and card.theory_p90 <= 0.09
     for score in (one, card):
         assert score.theory_median < score.naive_median and score.theory_p90 < score.naive_p90
+
+
+def test_reports_show_these_scores(by_name: dict[str, Score]) -> None:
+    kept = class_scores()
+    assert {score.name for score in kept} == {name for name in by_name if "families" in name}
+    for score in kept:
+        for field, value in asdict(by_name[score.name]).items():
+            assert getattr(score, field) == (value if field in ("name", "rows") else pytest.approx(value, abs=6e-5))
 
 
 def test_families_and_machines_that_were_left_out_of_the_fit_are_within_the_targets() -> None:
