@@ -3,6 +3,7 @@ whole records; and what goes wrong with a host is a typed outcome within a minut
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -248,3 +249,31 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.2)
+
+
+HOSTILE = """
+  - {model: paced-nano, model_options: {num_layers: 1}, seq_len: 16, strategy: ddp, world_size: 2}
+  - {model: "hf:$(touch pwned)", model_options: {vocab_size: "`touch pwned`"}, seq_len: 8, strategy: ddp, world_size: 2}
+"""
+SHELL_WORDS = "$(touch pwned)`touch pwned`;touch pwned;'touch pwned'\"&&touch pwned"
+
+
+@pytest.mark.parametrize("by", ["pdsh", "ssh"])
+def test_no_word_is_read_by_a_shell_on_any_host(lab: Lab, tmp_path: Path, by: str) -> None:
+    """Of a folder's name, a suite and, where the launcher quotes, a variable; where it does not, the variable is refused."""
+    place = Place(lab, tmp_path, HOSTILE)
+    place.suite.write_text(place.suite.read_text() + f"description: {json.dumps(SHELL_WORDS)}\n")
+    place.results = place.results.parent / f"results {SHELL_WORDS}"
+    environment = {**command_environment(), "NCCL_NOTE": SHELL_WORDS}
+    words = place.words(lab.hostfile(), "--multinode-launcher", by)
+    done = lab.run("node-1", words, environment=environment, cwd=tmp_path, timeout_s=400)
+    if by == "pdsh":
+        assert done.returncode == 2 and "variable NCCL_NOTE" in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1 and not list(place.results.glob("*/*/*.json"))
+        done = lab.run("node-1", words, environment=command_environment(), cwd=tmp_path, timeout_s=400)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    outcomes = {record.cell.model: record.outcome for record in read_records(place.results)}
+    assert outcomes == {"paced-nano": "ok", "hf:$(touch pwned)": "crashed"}, done.stderr
+    for folder in (tmp_path, place.results, place.results.parent, ROOT, Path.home()):
+        assert not list(folder.glob("pwned*"))
+    place.nothing_is_left()
