@@ -11,6 +11,7 @@ from bench.errors import ScalebenchError
 from bench.verbs.advise import advise
 from bench.verbs.case import case
 from bench.verbs.compare import compare
+from bench.verbs.doctor import doctor
 from bench.verbs.project import project
 from bench.verbs.prove import prove
 from bench.verbs.report import report
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command(
     epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun"
 )(run)
+app.command(epilog="Example: scalebench doctor    or: scalebench doctor --hostfile hostfile --suite v100-8")(doctor)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(

@@ -19,6 +19,7 @@ ALLOWED = {
     "bench.theory": {"bench.errors", "bench.plan", "bench.results"},
     "bench.analysis": {"bench.errors", "bench.plan", "bench.results", "bench.theory"},
     "bench.launch": {"bench.errors", "bench.plan", "bench.results"},
+    "bench.doctor": {f"bench.{room}" for room in ("errors", "plan", "results", "theory", "analysis", "launch")},
     "bench.worker": {"bench.errors", "bench.plan", "bench.results", "models"},
     "models": set(),
     "reports": set(),

@@ -62,16 +62,16 @@ def _row(known: dict[str, Any], launches: dict[str, list[Record]]) -> dict[str, 
             "unknown_because": "the cell's own DeepSpeed file may offload, or keep other buckets than shipped ones",
         }
     try:
-        kept = _kept(cell, places[0].backend)
+        held = kept(cell, places[0].backend)
     except (SuiteError, ProjectionError):
         return {**row, "unknown_because": f"the theory does not know the activations of {cell.model}"}
     # A launch that ended early kept no base; on GPUs there is next to none.
     on_gpu = places[0].device_type == "cuda"
     base = 0.0 if on_gpu and pd.isna(known["base_memory_bytes"]) else known["base_memory_bytes"]
-    predicted = base + kept.tensors
+    predicted = base + held.tensors
     return {
         **row,
-        **{name: getattr(kept, part) for name, part in _PARTS.items()},
+        **{name: getattr(held, part) for name, part in _PARTS.items()},
         "predicted_bytes": predicted,
         "error_frac": predicted / known["peak_memory_bytes"] - 1,
         "claimed": on_gpu,
@@ -79,8 +79,11 @@ def _row(known: dict[str, Any], launches: dict[str, list[Record]]) -> dict[str, 
     }
 
 
-def _kept(cell: Cell, backend: str) -> Memory:
-    """Raises SuiteError or ProjectionError for a model that is no preset, or of a kind without a theory."""
+def kept(cell: Cell, backend: str, reserved_bytes: float = 0.0) -> Memory:
+    """What a rank of the cell keeps in memory by theory, `reserved_bytes` by what is not torch's among it.
+
+    Raises SuiteError or ProjectionError for a model that is no preset, or of a kind without a theory.
+    """
     shape = preset_shape(cell.model, cell.model_options)
     item = DTYPE_BYTES[cell.precision]
     exchanged = exchange(
@@ -104,6 +107,6 @@ def _kept(cell: Cell, backend: str) -> Memory:
         world_size=cell.world_size,
         exchange=exchanged,
         activation_bytes=activations,
-        reserved_bytes=0.0,
+        reserved_bytes=reserved_bytes,
         num_layers=shape.num_layers,
     )

@@ -40,6 +40,11 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
             status = process.wait(engine.patience_s(launch), look)
         except HostLost as error:
             status, lost = 1, str(error)
+        if launch.launcher == "slurm" and status == TIMED_OUT:
+            status = None
+        process.end()
+        wall_s = time.monotonic() - started
+        troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
     except BaseException:
         if process is not None:
             process.end()
@@ -50,11 +55,6 @@ def attempt(launch: Launch, folder: Path, engine: Engine, tick: Callable[[], Non
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
         raise
-    if launch.launcher == "slurm" and status == TIMED_OUT:
-        status = None
-    process.end()
-    wall_s = time.monotonic() - started
-    troubles = engine.ended(launch, folder, ok=record_path(folder).exists())
     return settle(launch, folder, End(status, wall_s, process.ranks.first_gone, oom_kills, lost, troubles))
 
 

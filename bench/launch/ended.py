@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.launch.process import end_processes
 from bench.results.launch_file import LAUNCH_NAME
-from bench.results.store import RECORD_NAME
+from bench.results.store import RECORD_NAME, write_atomically
 
 SHARED_MEMORY = Path("/dev/shm")
 LOG_BYTES = 65_536
@@ -37,17 +37,17 @@ class Ended(BaseModel):
     removed: list[str] = []
 
     def keep(self, folder: Path) -> None:
-        """Write the files into the launch's folder here, its record last: with it the launch is whole."""
+        """Write the files into the launch's folder here, its record last: with it the launch is whole.
+
+        Raises RecordError when the disk refuses, ValueError for what is not base64.
+        """
         for name in sorted(self.files, key=lambda name: name == RECORD_NAME):
             path = folder / name
             if folder not in path.resolve().parents:
                 continue  # a host may name what it likes
             if name == RECORD_NAME and path.exists():
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.fetched")
-            temporary.write_bytes(base64.b64decode(self.files[name]))
-            os.replace(temporary, path)
+            write_atomically(path, base64.b64decode(self.files[name]).decode("utf-8", "replace"))
 
 
 def end_here(launch_id: str, folder: Path, port: int | None) -> Ended:

@@ -238,7 +238,11 @@ class Head:
             if left is None:
                 wrong[follower.host] = f"{follower.host} dropped out: {follower.gone or 'it does not answer'}"
                 continue
-            left.keep(folder)
+            try:
+                left.keep(folder)
+            except ValueError as error:
+                wrong[follower.host] = f"{follower.host} handed over what can't be read ({error})"
+                continue
             if not left.shared:
                 with contextlib.suppress(Gone):
                     follower.channel.send(Forget(launch_id=launch.launch_id))

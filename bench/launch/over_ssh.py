@@ -149,7 +149,7 @@ class OverSsh:
             try:
                 left = Ended.model_validate_json(result.stdout.strip().splitlines()[-1] if result.ok else "")
                 left.keep(folder)
-            except (ValidationError, IndexError, ValueError, OSError):
+            except (ValidationError, IndexError, ValueError):
                 said = (result.stderr.strip().splitlines() or ["it said nothing"])[-1][:200]
                 wrong[host] = f"the launch could not be ended on {host}: {said}"
                 continue

@@ -45,6 +45,16 @@ def test_weak_scaling_by_hand() -> None:
     assert table["baseline"].tolist() == ["ddp at world_size 1, weak, accumulation 1"] * 2
 
 
+def test_the_same_ranks_on_few_hosts_and_on_many_are_told_apart() -> None:
+    few = [synthetic.launch(cell(size, placement="pack"), step_time_s=0.1) for size in (1, 8)]
+    many = [synthetic.launch(cell(size, placement="spread"), step_time_s=0.2) for size in (1, 8)]
+    table = table_of(*few, *many)
+    expected = {(size, f"placement {name}") for size in (1, 8) for name in ("pack", "spread")}
+    assert set(zip(table["world_size"], table["setting"], strict=True)) == expected
+    assert table["efficiency"].tolist() == pytest.approx([1.0] * 4)
+    assert set(table_of(*few)["setting"]) == {""} and few[0].cell.id == cell(1).id
+
+
 def test_strong_scaling_keeps_accumulation() -> None:
     # 8 sequences of 100 tokens: 0.8 s on one rank, 0.25 s on four: 3.2 times as fast, 80 % of ideal.
     records = [

@@ -1,0 +1,1 @@
+"""Whether that is good: pure functions from readings to findings."""
