@@ -213,6 +213,7 @@ class Sweep:
             timeout_s=task.settings.timeout_s,
             seed=self.suite.seed + task.sequence,
             injections=list(task.injections),
+            keeping=task.keeping,
         )
         write_launch(folder, launch)
         oom_kills = num_oom_kills()

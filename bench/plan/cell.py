@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 import models
 from bench.errors import SuiteError, nearest
+from bench.plan.goal import Goal
 from bench.plan.strategies import STRATEGIES, OptionValue
 from bench.plan.workload import Workload
 
@@ -26,13 +27,13 @@ EQUAL_WORK = (
 """What settles the losses: cells that are equal in these train alike, whatever the strategy and however many the ranks."""
 
 
-class Cell(Workload):
+class Cell(Workload, Goal):
     """What is trained, how, and on how many ranks. Frozen and validated; unknown keys and wrong types are errors.
 
     Two launches of equal cells do equal work. `seq_len` defaults to the preset's longest sequence. `steps` counts the
     optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
     latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU). What is
-    trained on, and which rank trains on what, is the `Workload`'s part. `strategy_options` are the strategy's own settings
+    trained on, and which rank trains on what, is the `Workload`'s part, and when training ends that of its `Goal`. `strategy_options` are the strategy's own settings
     (bench/plan/strategies.py).
     """
 

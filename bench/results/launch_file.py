@@ -13,6 +13,7 @@ from bench.plan.cell import Cell
 from bench.results.metered import Injection
 from bench.results.record import Record
 from bench.results.store import RECORD_NAME, write_atomically
+from bench.results.training import Keeping
 
 LAUNCH_NAME = "launch.json"
 
@@ -22,7 +23,8 @@ class Launch(BaseModel):
 
     `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes), `hostname`
     and `affinity` its host and the cores that it may use, and so its ranks there. `seed` and `injections` are for attribution
-    launches: what the order of arms is drawn from, and what is disturbed on purpose.
+    launches: what the order of arms is drawn from, and what is disturbed on purpose. `keeping` is for launches of `scalebench
+    train`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class Launch(BaseModel):
     timeout_s: float = 1800.0
     seed: int = 0
     injections: list[Injection] = []
+    keeping: Keeping | None = None
 
     def record(self, **found: Any) -> Record:
         """The record of this launch: what it was told, beside what was found."""

@@ -11,6 +11,7 @@ from bench.plan.cell import Cell
 from bench.results.corpus import Corpus
 from bench.results.metered import Attribution, Outline, RankAttribution
 from bench.results.schema import Schema
+from bench.results.training import Trained
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -148,7 +149,8 @@ class Record(Schema):
     shows how far equal cells differ and serves nothing else. `deepspeed_config` is the file as DeepSpeed got it, with every
     override applied. `hostname` and `affinity` are the host that started the launch, and the cores that its ranks there may
     use; `None` by hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in
-    records older than these files.
+    records older than these files. `training` is for a cell that is trained to a goal: its whole course is the window, without
+    a warm-up before it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -173,6 +175,7 @@ class Record(Schema):
     attribution: Attribution | None = None
     outline: Outline | None = None
     corpus: Corpus | None = None
+    training: Trained | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
     rank_sha256: list[str] = Field(default_factory=list)
 

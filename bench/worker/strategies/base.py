@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from bench.results.record import Replicas
 from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from models.build import LanguageModel, build_model
 
-__all__ = ["DTYPES", "MicroBatch", "StepLoss", "Strategy", "build_cells_model", "distance_to_rank_0", "mean_loss"]
+__all__ = ["DTYPES", "MicroBatch", "StepLoss", "Strategy", "build_cells_model", "distance_to_rank_0", "mean_loss", "whole_state"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,7 +33,11 @@ class StepLoss:
 
 class Strategy(ABC):
     """One way of training data-parallel. The loop calls `prepare` once, `step` once an optimizer step, `finish` at the
-    end of the measured window, inside it, and `replica_distance` after it."""
+    end of the measured window, inside it, and `replica_distance` after it.
+
+    Training to a goal also calls `consolidated` and `save`, between steps, and `load` after `prepare` when it goes on. Their
+    defaults serve a strategy that keeps the whole model on every rank, and all its state in what `stateful` names.
+    """
 
     deepspeed_config: dict[str, Any] | None = None
     """The resolved DeepSpeed file, for the record; None for a strategy without DeepSpeed."""
@@ -53,6 +58,40 @@ class Strategy(ABC):
     @abstractmethod
     def replica_distance(self) -> Replicas | None:
         """How far the replicas' parameters are apart; None where nothing is replicated."""
+
+    def stateful(self) -> dict[str, Any]:
+        """By name, the objects that hold this rank's state between two steps, each with `state_dict` and `load_state_dict`. None
+        of them: training with this strategy can't be resumed."""
+        return {}
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `save` and `load` bring training back to exactly where it was."""
+        return bool(self.stateful())
+
+    def save(self, folder: Path) -> None:
+        """Write what is needed to go on exactly. A collective: every rank calls it with the same folder, which is there."""
+        state = {name: holder.state_dict() for name, holder in self.stateful().items()}
+        torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote, on as many ranks. A collective, called once after `prepare`."""
+        state = torch.load(folder / f"rank_{dist.get_rank()}.pt", map_location="cpu", weights_only=True)
+        for name, holder in self.stateful().items():
+            holder.load_state_dict(state[name])
+
+    def consolidated(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
+        """The whole model's parameters and buffers on the host, on rank 0, None on the others; what is shared is there once.
+        A collective: every rank calls it with the model that `prepare` returned. Here rank 0's replica."""
+        return whole_state(model) if dist.get_rank() == 0 else None
+
+
+def whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
+    """A model's parameters and those of its buffers that are kept, by name, copied to the host; what is shared is there once."""
+    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    kept = model.state_dict()
+    found |= {name: buffer.detach() for name, buffer in model.named_buffers() if name in kept}
+    return {name: value.to("cpu", copy=True).contiguous() for name, value in found.items()}
 
 
 def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +62,6 @@ class DDP(Strategy):
 
     def replica_distance(self) -> Replicas | None:
         return distance_to_rank_0(self._parameters)
+
+    def stateful(self) -> dict[str, Any]:
+        return {"model": self._model, "optimizer": self._optimizer}
