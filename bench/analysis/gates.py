@@ -12,9 +12,6 @@ from bench.theory.flops import mfu, peak_flops_per_s
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
-MATCHED = {"name": "AdamW", "betas": [0.9, 0.999], "eps": 1e-8}
-"""Beside the cell's learning rate and weight decay, what every strategy trains with under the profile `matched`."""
-
 PACED_TOLERANCE = 0.02
 """On CUDA the end of a step is where the device was, which may be a little behind the host that slept."""
 
@@ -86,13 +83,27 @@ def _optimizer_differs(record: Record) -> str | None:
     """Class and settings under `matched`; under `tuned` those that the cell settles, learning rate and weight decay."""
     cell = record.cell
     expected: dict[str, Any] = {"learning_rate": cell.learning_rate, "weight_decay": cell.weight_decay}
-    expected |= MATCHED if cell.profile == "matched" else {}
+    if cell.profile == "matched":
+        expected |= {"name": cell.optimizer_class, **cell.optimizer_settings}
     for rank, seen in _witnessed(record):
         for optimizer in seen.optimizers:
             wrong = [name for name, value in expected.items() if getattr(optimizer, name) not in (None, value)]
             if wrong:
                 wanted = ", ".join(f"{name} {expected[name]}" for name in wrong)
                 return f"optimizer of rank {rank.rank} is {optimizer}, expected {wanted}"
+    return None
+
+
+def _learning_rate_differs(record: Record) -> str | None:
+    """Where it follows a schedule: step by step."""
+    cell = record.cell
+    if not cell.changes_learning_rate:
+        return None
+    for rank, seen in _witnessed(record):
+        for step, found in enumerate(seen.learning_rates):
+            expected = cell.learning_rate_at(step)
+            if found is not None and not math.isclose(found, expected, rel_tol=1e-9):
+                return f"learning rate of rank {rank.rank} in warm-up step {step} is {found:g}, expected {expected:g}"
     return None
 
 
@@ -205,6 +216,7 @@ GATES: tuple[Callable[[Record], str | None], ...] = (
     _updates_differ,
     _precision_differs,
     _optimizer_differs,
+    _learning_rate_differs,
     _gradient_not_finite,
     _skipped_without_scaler,
     _threads_differ,

@@ -27,6 +27,7 @@ COLUMNS = [
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
     *("baseline_world_size", "baseline_cell_id", "data", "partition", "slow_rank_frac", "padding_frac", "input_frac"),
+    "training",
     *(f"{name}_{end}" for name in SURE for end in ("lo", "hi")),
 ]
 
@@ -66,6 +67,7 @@ _SETTINGS = {
     "activation_checkpointing": "activation checkpointing {}",
     "learning_rate": "learning rate {}",
     "weight_decay": "weight decay {}",
+    "training": "{}",
     "seed": "seed {}",
     "threads": "threads per rank {}",
 }

@@ -12,6 +12,7 @@ import models
 from bench.errors import SuiteError, nearest
 from bench.plan.goal import Goal
 from bench.plan.strategies import STRATEGIES, OptionValue
+from bench.plan.training import Training
 from bench.plan.workload import Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -22,19 +23,19 @@ Count = Annotated[int, Field(ge=1)]
 
 EQUAL_WORK = (
     *("model", "model_options", "seq_len", "global_batch_size", "seed", "corpus", "learning_rate", "weight_decay"),
-    *("precision", "data"),
+    *("precision", "data", "training"),
 )
 """What settles the losses: cells that are equal in these train alike, whatever the strategy and however many the ranks."""
 
 
-class Cell(Workload, Goal):
+class Cell(Workload, Training, Goal):
     """What is trained, how, and on how many ranks. Frozen and validated; unknown keys and wrong types are errors.
 
     Two launches of equal cells do equal work. `seq_len` defaults to the preset's longest sequence. `steps` counts the
     optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
     latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU). What is
-    trained on, and which rank trains on what, is the `Workload`'s part, and when training ends that of its `Goal`. `strategy_options` are the strategy's own settings
-    (bench/plan/strategies.py).
+    trained on, and which rank trains on what, is the `Workload`'s part, the optimizer that of `Training`, and when training
+    ends that of `Goal`. `strategy_options` are the strategy's own settings (bench/plan/strategies.py).
     """
 
     model: str
@@ -49,8 +50,6 @@ class Cell(Workload, Goal):
     scaling: Scaling = "weak"
     profile: Profile = "matched"
     activation_checkpointing: bool = False
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     deepspeed_config: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Count = 20

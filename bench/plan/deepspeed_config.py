@@ -53,7 +53,8 @@ def load_deepspeed_config(path: Path) -> dict[str, Any]:
 
 
 def fields_of_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What a DeepSpeed file says of a cell, by the cell's names. "auto" and absent settings are left out."""
+    """What a DeepSpeed file says of a cell, by the cell's names. "auto" and absent settings are left out, and so is an
+    optimizer that a cell can't have."""
     optimizer = config.get("optimizer", {}).get("params", {})
     precision = "fp32"
     for name in ("fp16", "bf16"):
@@ -64,9 +65,22 @@ def fields_of_config(config: dict[str, Any]) -> dict[str, Any]:
         "grad_accum_steps": config.get("gradient_accumulation_steps", "auto"),
         "learning_rate": optimizer.get("lr", "auto"),
         "weight_decay": optimizer.get("weight_decay", "auto"),
+        "optimizer": _optimizer_of(config) or "auto",
+        "momentum": optimizer.get("momentum", "auto"),
+        "max_grad_norm": config.get("gradient_clipping", "auto"),
         "precision": precision,
     }
     return {key: value for key, value in fields.items() if value != "auto"}
+
+
+def _optimizer_of(config: dict[str, Any]) -> str | None:
+    """The cell's name for the optimizer of a file; None where it names none, or one that a cell can't have."""
+    optimizer = config.get("optimizer", {})
+    name = str(optimizer.get("type", "")).lower()
+    if name == "adam":
+        # DeepSpeed's Adam is AdamW unless it is told otherwise.
+        return "adamw" if optimizer.get("params", {}).get("adam_w_mode", True) else "adam"
+    return name if name in ("adamw", "adagrad", "sgd") else None
 
 
 def fill_from_config(fields: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +90,7 @@ def fill_from_config(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     config = load_deepspeed_config(Path(path))
     filled = {**fields_of_config(config), **fields}
-    for key in ("learning_rate", "weight_decay"):
+    for key in ("learning_rate", "weight_decay", "momentum", "max_grad_norm"):
         if isinstance(filled.get(key), int):
             filled[key] = float(filled[key])
     if "strategy" not in filled:
@@ -106,8 +120,9 @@ def check_deepspeed_config(cell: Cell) -> None:
         return
     for key, value in fields_of_config(config).items():
         if value != getattr(cell, key):
+            name = "gradient_clipping" if key == "max_grad_norm" else key
             raise ConfigError(
-                f"deepspeed_config: {path} says {key} {value!r}, but the cell says {getattr(cell, key)!r}",
+                f"deepspeed_config: {path} says {name} {value!r}, but the cell says {key} {getattr(cell, key)!r}",
                 hint="make them equal, or take one of the two out",
             )
     total = config.get("train_batch_size", "auto")
@@ -117,16 +132,10 @@ def check_deepspeed_config(cell: Cell) -> None:
             "(micro_batch_size x grad_accum_steps x world_size)",
             hint="take train_batch_size out: the cell settles it",
         )
-    clipping = config.get("gradient_clipping", "auto")
-    if cell.profile == "matched" and clipping not in ("auto", 0):
-        raise ConfigError(
-            f"deepspeed_config: {path} says gradient_clipping {clipping!r}, but profile matched trains without",
-            hint="choose `profile: tuned` to keep it, or write 0 (DeepSpeed clips at 1 where the file says nothing)",
-        )
     kind = config.get("optimizer", {}).get("type", "AdamW")
-    if cell.profile == "matched" and str(kind).lower() not in ("adamw", "adam"):
+    if _optimizer_of({"optimizer": {"type": kind}}) is None and cell.profile == "matched":
         raise ConfigError(
-            f"deepspeed_config: {path} says optimizer.type {kind!r}, but profile matched trains with AdamW",
+            f"deepspeed_config: {path} says optimizer.type {kind!r}, but profile matched trains with {cell.optimizer}",
             hint="choose `profile: tuned` to keep the file's optimizer",
         )
 
@@ -139,9 +148,9 @@ def bucket_elements(num_params: int) -> int:
 def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     """The file exactly as DeepSpeed gets it: the cell's batch, accumulation, precision, optimizer and bucket sizes put in.
 
-    The profile `tuned` keeps the file's optimizer, clipping, buckets and overlap. `matched` gives every strategy torch's
-    AdamW with equal settings, no clipping, and buckets that scale with the model; at stage 3 the thresholds that decide what
-    stays resident scale too, or a small model would never be sharded (their defaults are made for billions).
+    The profile `tuned` keeps the file's way of running the cell's optimizer, its buckets and overlap. `matched` gives every
+    strategy torch's optimizer with equal settings, and buckets that scale with the model; at stage 3 the thresholds that
+    decide what stays resident scale too, or a small model would never be sharded (their defaults are made for billions).
     """
     config = copy.deepcopy(load_deepspeed_config(config_path(cell)))
     config["train_batch_size"] = cell.global_batch_size
@@ -154,14 +163,16 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     config["timers"] = {**config.get("timers", {}), "throughput": {"enabled": False}}
     config.pop("comms_logger", None)
     settled = {"lr": cell.learning_rate, "weight_decay": cell.weight_decay}
-    if cell.profile == "tuned" and "optimizer" in config:
+    tuned = cell.profile == "tuned"
+    if tuned and "optimizer" in config and _optimizer_of(config) in (None, cell.optimizer):
         config["optimizer"]["params"] = {**config["optimizer"].get("params", {}), **settled}
     else:
-        params = {"betas": [0.9, 0.999], "eps": 1e-8, "torch_adam": True, **settled}
-        config["optimizer"] = {"type": "AdamW", "params": params}
-    if cell.profile == "tuned":
+        config["optimizer"] = _torch_optimizer(cell, settled)
+        config["zero_allow_untested_optimizer"] = True
+    if cell.max_grad_norm or not tuned:
+        config["gradient_clipping"] = cell.max_grad_norm
+    if tuned:
         return config
-    config["gradient_clipping"] = 0.0
     # As torch's scaler in ddp: from 2^16, halved at every overflow (DeepSpeed's default waits for a second one), doubled after
     # 1000 good steps. Another rule would skip other steps, and the losses would part.
     config["fp16"] |= {"loss_scale": 0, "initial_scale_power": 16, "hysteresis": 1, "loss_scale_window": 1000}
@@ -178,3 +189,13 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
         zero["stage3_max_live_parameters"] = min(1_000_000_000, 2 * bucket)
         zero["stage3_max_reuse_distance"] = min(1_000_000_000, 2 * bucket)
     return config
+
+
+def _torch_optimizer(cell: Cell, settled: dict[str, float]) -> dict[str, Any]:
+    """The block by which DeepSpeed makes torch's own optimizer. A type that it does not know it takes from torch.optim."""
+    settings = {**cell.optimizer_settings, **settled}
+    if cell.optimizer in ("adam", "adamw"):
+        settings["torch_adam"] = True
+    if cell.optimizer == "adam":
+        settings["adam_w_mode"] = False
+    return {"type": cell.optimizer_class, "params": settings}

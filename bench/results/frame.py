@@ -22,7 +22,7 @@ FRAME_COLUMNS = [
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
     *("optimizer", "skipped_warmup_steps", "data", "partition", "slow_rank_frac", "corpus_sha256", "batch_tokens"),
-    *("padding_frac", "input_frac"),
+    *("padding_frac", "input_frac", "training"),
 ]
 
 
@@ -51,6 +51,7 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         row["strategy_options"] = cell.strategy_words
         row["contender"] = cell.contender
         row["data"] = cell.data
+        row["training"] = cell.training
         row.update(
             suite=record.suite,
             sequence=record.sequence,
@@ -147,6 +148,6 @@ def _optimizer(record: Record) -> str | None:
     """What stepped on the ranks, as they saw it; None where none did."""
     seen = [rank.witnessed.optimizers for rank in record.ranks if rank.witnessed is not None]
     texts = sorted({str(optimizer) for optimizers in seen for optimizer in optimizers})
-    config = record.deepspeed_config or {"gradient_clipping": 0.0}
+    config = record.deepspeed_config or {"gradient_clipping": record.cell.max_grad_norm}
     clipping = config.get("gradient_clipping", "DeepSpeed's default")
     return None if not texts else ", ".join(texts) + (f", gradient clipping {clipping}" if clipping != 0 else "")

@@ -36,13 +36,15 @@ class Phases(Schema):
 
 
 class OptimizerSettings(Schema):
-    """An optimizer's class and the settings of a group of its parameters; `None` for one that it does not have."""
+    """An optimizer's class and the settings of a group of its parameters; `None` for one that it does not have. Where the
+    learning rate follows a schedule, `learning_rate` is what the schedule starts from."""
 
     name: str
     learning_rate: float | None
     weight_decay: float | None
     betas: list[float] | None
     eps: float | None
+    momentum: float | None = None
 
     def __str__(self) -> str:
         settings = self.model_dump(exclude={"name"}, exclude_none=True)
@@ -56,7 +58,8 @@ class Witnessed(Schema):
     it). `num_updates` counts how often the optimizer stepped on the same parameters (0 where `skipped`, with most
     optimizers: the loss scaler found an overflow). `grad_norms` is the L2 norm of the gradients that the optimizer was
     given here, `None` where it did not step. `optimizers` holds each optimizer and group of parameters whose settings
-    differ; an optimizer that is not torch's is not seen.
+    differ; an optimizer that is not torch's is not seen. `learning_rates` are those that were stepped with, `None` where
+    nothing was stepped; empty in older records.
     """
 
     tokens: list[int]
@@ -66,6 +69,7 @@ class Witnessed(Schema):
     parameter_dtypes: list[str]
     optimizers: list[OptimizerSettings]
     padding: list[int] = Field(default_factory=list)
+    learning_rates: list[float | None] = Field(default_factory=list)
 
 
 class RankRecord(Schema):

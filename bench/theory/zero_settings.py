@@ -72,7 +72,7 @@ _COVERED = {
     "bf16": frozenset({"enabled", "check_grad_overflow"}),
 }
 _OFF: tuple[Any, ...] = (None, False, 0, "", {}, [])
-_OPTIMIZERS = ("adam", "adamw")
+_OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd")
 
 
 def zero_settings(cell: Cell, config: Mapping[str, Any]) -> ZeroSettings:

@@ -24,8 +24,8 @@ from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from bench.worker.data.of_cell import batches_of_cell
 from bench.worker.meter.memory import ran_out_of_memory
 from bench.worker.meter.witness import optimizer_settings
-from bench.worker.strategies.adamw import MasterAdamW
 from bench.worker.strategies.base import build_cells_model
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 NUM_STEPS = 5
 MIN_STEPS = 2
@@ -47,7 +47,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
     # Losses don't depend on how long a layer sleeps.
     awake = {"forward_s": 0.0, "backward_s": 0.0} if cell.paced else {}
     model = build_cells_model(cell.model_copy(update={"model_options": {**cell.model_options, **awake}}), device)
-    optimizer = MasterAdamW(cell, list(model.parameters()), device)
+    optimizer = MasterOptimizer(cell, list(model.parameters()), device)
     batches, corpus = batches_of_cell(cell, model)
     # In half precision each rank's share is summed up as on its rank, where fp16 may overflow, then averaged in float32.
     share = 1 / cell.world_size

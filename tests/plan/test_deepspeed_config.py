@@ -93,7 +93,8 @@ def write(folder: Path, content: Any) -> str:
         ({"zero_optimization": {"stage": 2}, "train_batch_size": 25}, ["train_batch_size 25", "24"]),
         ({"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}}, ["precision 'fp16'", "'fp32'"]),
         ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lamb"}}, ["Lamb", "tuned"]),
-        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, ["gradient_clipping 1.0", "tuned"]),
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, ["gradient_clipping 1.0", "max_grad_norm 0.0"]),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "SGD"}}, ["optimizer 'sgd'", "'adamw'"]),
         ({"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": 0.5}}}, ["learning_rate 0.5"]),
     ],
 )

@@ -12,7 +12,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from bench.plan.cell import Cell
 from bench.worker.meter.witness import Witness
-from bench.worker.strategies.adamw import MasterAdamW
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 CELL = Cell(model="gpt-nano", strategy="ddp", world_size=1, seq_len=8)
 
@@ -30,7 +30,7 @@ class Model(nn.Module):
 
 def test_tokens_updates_and_norms_by_step() -> None:
     model, results = Model(), []
-    optimizer = MasterAdamW(CELL, list(model.parameters()), torch.device("cpu"))
+    optimizer = MasterOptimizer(CELL, list(model.parameters()), torch.device("cpu"))
     witness = Witness(model, results)
     with witness.watching():
         for num_micro_batches, num_updates in ((1, 1), (3, 1), (2, 0), (1, 2)):
@@ -69,7 +69,7 @@ def test_padding_is_no_token() -> None:
 
 def test_nothing_is_left_behind() -> None:
     model, results = Model(), []
-    optimizer = MasterAdamW(CELL, list(model.parameters()), torch.device("cpu"))
+    optimizer = MasterOptimizer(CELL, list(model.parameters()), torch.device("cpu"))
     witness = Witness(model, results)
 
     def step() -> None:
@@ -106,7 +106,7 @@ def test_partitions_updated_one_after_the_other_are_one_update() -> None:
 def test_a_step_that_the_loss_scaler_skips_is_no_update() -> None:
     half = CELL.model_copy(update={"precision": "fp16"})
     model, results = Model(torch.float16), []
-    optimizer = MasterAdamW(half, list(model.parameters()), torch.device("cpu"))
+    optimizer = MasterOptimizer(half, list(model.parameters()), torch.device("cpu"))
     witness = Witness(model, results)
     with witness.watching():
         for factor in (1e3, 1.0):

@@ -36,6 +36,7 @@ class Witness:
         self._updates: defaultdict[int, Counter[int]] = defaultdict(Counter)
         self._norms: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._optimizers: list[OptimizerSettings] = []
+        self._learning_rates: dict[int, float] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -66,6 +67,7 @@ class Witness:
         if gradients:
             self._norms[step].append(get_total_norm(gradients))
         for group in optimizer.param_groups:
+            self._learning_rates[step] = float(group["lr"])
             if (settings := optimizer_settings(optimizer, group)) not in self._optimizers:
                 self._optimizers.append(settings)
 
@@ -81,6 +83,7 @@ class Witness:
             skipped=[result.skipped for result in self._results],
             parameter_dtypes=sorted({str(p.dtype).removeprefix("torch.") for p in self._model.parameters()}),
             optimizers=self._optimizers,
+            learning_rates=[self._learning_rates.get(step) for step in steps],
         )
 
 
@@ -92,10 +95,11 @@ def optimizer_settings(optimizer: torch.optim.Optimizer, group: dict[str, Any]) 
 
     return OptimizerSettings(
         name=type(optimizer).__name__,
-        learning_rate=number("lr"),
+        learning_rate=number("initial_lr" if "initial_lr" in group else "lr"),
         weight_decay=number("weight_decay"),
         betas=[float(beta) for beta in group["betas"]] if "betas" in group else None,
         eps=number("eps"),
+        momentum=number("momentum"),
     )
 
 

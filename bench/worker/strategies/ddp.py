@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import bucket_elements
 from bench.results.record import Replicas
-from bench.worker.strategies.adamw import MasterAdamW
 from bench.worker.strategies.base import (
     DTYPES,
     MicroBatch,
@@ -23,11 +22,12 @@ from bench.worker.strategies.base import (
     distance_to_rank_0,
     mean_loss,
 )
+from bench.worker.strategies.optimizer import MasterOptimizer
 
 
 class DDP(Strategy):
-    """DDP with AdamW, in the same arithmetic as DeepSpeed's: in half precision the model and the gradients that travel
-    are half."""
+    """DDP with the cell's optimizer, in the same arithmetic as DeepSpeed's: in half precision the model and the gradients that
+    travel are half."""
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         dtype = DTYPES[cell.precision]
@@ -42,7 +42,7 @@ class DDP(Strategy):
             gradient_as_bucket_view=True,
         )
         self._parameters = list(self._model.parameters())
-        self._optimizer = MasterAdamW(cell, self._parameters, device)
+        self._optimizer = MasterOptimizer(cell, self._parameters, device)
         return self._model
 
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:

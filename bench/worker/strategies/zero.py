@@ -22,6 +22,7 @@ from bench.worker.strategies.base import (
     distance_to_rank_0,
     mean_loss,
 )
+from bench.worker.strategies.optimizer import set_learning_rate, shrink_by_l1
 from models.build import model_class
 
 _TAG = "engine"
@@ -29,7 +30,8 @@ _TAG = "engine"
 
 class Zero(Strategy):
     """The DeepSpeed engine, told by the cell's JSON file. At stage 3 our own models are built under `zero.Init`, so that no
-    rank ever holds the whole model; transformers' are not, because they start from wrong weights there."""
+    rank ever holds the whole model; transformers' are not, because they start from wrong weights there. `num_steps` counts the
+    steps that were taken, skipped ones included, and settles the learning rate of the next."""
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         # On CPU this would compile an op for half a minute and leave files in /dev/shm; inference alone uses it.
@@ -38,7 +40,8 @@ class Zero(Strategy):
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         # zero.Init needs the file, whose buckets scale with the model: then its size is taken from an outline on `meta`.
         partitioned = cell.strategy == "zero3" and model_class(cell.model).supports_zero_init
-        self._grad_accum_steps = cell.grad_accum_steps
+        self._cell = cell
+        self.num_steps = 0
         model = build_cells_model(cell, torch.device("meta") if partitioned else device)
         self.deepspeed_config = resolve_deepspeed_config(cell, model.num_params())
         if partitioned:
@@ -49,19 +52,27 @@ class Zero(Strategy):
         self._engine, _, _, _ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=self.deepspeed_config
         )
+        shrink_by_l1(cell, self._inner_optimizer())
         return model
 
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         losses: list[Tensor] = []
+        set_learning_rate(self._engine.optimizer, self._cell, self.num_steps)
+        self.num_steps += 1
         skipped_before = self._engine.skipped_steps
         for tokens, targets, divisor in micro_batches:
             loss = self._engine(tokens, targets)
             # The engine itself divides by the number of micro-batches.
-            share = self._grad_accum_steps / divisor
+            share = self._cell.grad_accum_steps / divisor
             self._engine.backward(loss if share == 1 else loss * share)
             self._engine.step()
             losses.append(loss.detach())
         return StepLoss(mean_loss(losses, micro_batches), self._engine.skipped_steps > skipped_before)
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        """torch's, inside DeepSpeed's."""
+        optimizer = self._engine.optimizer
+        return optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer.optimizer
 
     def finish(self) -> None:
         """Nothing is in flight: the engine's step ends with the parameters gathered (stage 3 gathers at use)."""

@@ -24,9 +24,9 @@ def other_data_on_rank_1(rank: ModuleType, launch: dict[str, Any]) -> None:
 
 def not_a_number(rank: ModuleType, launch: dict[str, Any]) -> None:
     """From the third step on, one element of one gradient of rank 1 is NaN when it comes to the optimizer."""
-    from bench.worker.strategies.adamw import MasterAdamW
+    from bench.worker.strategies.optimizer import MasterOptimizer
 
-    step, calls = MasterAdamW.step, []
+    step, calls = MasterOptimizer.step, []
 
     def broken(self: Any) -> bool:
         calls.append(None)
@@ -34,7 +34,7 @@ def not_a_number(rank: ModuleType, launch: dict[str, Any]) -> None:
             self.optimizer.param_groups[0]["params"][0].grad[0, 0] = float("nan")
         return bool(step(self))
 
-    MasterAdamW.step = broken
+    MasterOptimizer.step = broken
 
 
 def gradients_that_deepspeed_skips(rank: ModuleType, launch: dict[str, Any]) -> None:
@@ -55,9 +55,9 @@ def gradients_that_deepspeed_skips(rank: ModuleType, launch: dict[str, Any]) -> 
 
 def another_optimizer(rank: ModuleType, launch: dict[str, Any]) -> None:
     """Rank 1 has twice the learning rate, and every rank updates twice a step."""
-    from bench.worker.strategies.adamw import MasterAdamW
+    from bench.worker.strategies.optimizer import MasterOptimizer
 
-    prepare, step = MasterAdamW.__init__, MasterAdamW.step
+    prepare, step = MasterOptimizer.__init__, MasterOptimizer.step
 
     def prepare_broken(self: Any, *arguments: Any) -> None:
         prepare(self, *arguments)
@@ -68,7 +68,7 @@ def another_optimizer(rank: ModuleType, launch: dict[str, Any]) -> None:
         self.optimizer.step()
         return bool(step(self))
 
-    MasterAdamW.__init__, MasterAdamW.step = prepare_broken, step_twice
+    MasterOptimizer.__init__, MasterOptimizer.step = prepare_broken, step_twice
 
 
 def half_precision_of_one_rank(rank: ModuleType, launch: dict[str, Any]) -> None:
