@@ -16,6 +16,7 @@ from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
 from bench.verbs.track import track
+from bench.verbs.train import train
 
 app = typer.Typer(
     name="scalebench",
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command(
     epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun"
 )(run)
+app.command(epilog="Example: scalebench train markov    or: scalebench train my-training.yaml --resume")(train)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(

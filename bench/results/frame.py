@@ -41,7 +41,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     batch_tokens (list, tokens of each step's global batch where lengths differ), padding_frac (of the positions that went
     through the model in the window), input_frac (largest over ranks of the window's seconds spent waiting for a batch).
     tokens_per_step is the median over the window where lengths differ. contender is the strategy with its options and its
-    own DeepSpeed file, strategy_options these options alone, in words. What was not measured is missing (None or NaN).
+    own DeepSpeed file, strategy_options these options alone, in words. steps are those that training took to its goal where it
+    had one. What was not measured is missing (None or NaN).
     """
     rows: list[dict[str, Any]] = []
     for record in records:
@@ -51,6 +52,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         row["strategy_options"] = cell.strategy_words
         row["contender"] = cell.contender
         row["data"] = cell.data
+        if record.training is not None:
+            row["steps"] = record.training.num_steps
         row["training"] = cell.training
         row.update(
             suite=record.suite,

@@ -25,6 +25,7 @@ from bench.results.store import write_rank, write_record
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.feed import Feed, flops_per_token
+from bench.worker.goal import Course
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -68,6 +69,8 @@ class Trainer:
                 self.model.slow_down(cell.slow_rank_frac)
         self.feed = Feed(cell, self.model, device, control)
         self.results: list[StepLoss] = []
+        self.first_step = 0
+        """Where training began: at the beginning, or where it was resumed."""
         # An attribute, so that a disturbance can be put in its place.
         self.input_pipeline = self._micro_batches
 
@@ -76,7 +79,7 @@ class Trainer:
         if self.meter is not None:
             self.meter.begin_step()
         asked_s = time.perf_counter()
-        micro_batches = self.input_pipeline(len(self.results))
+        micro_batches = self.input_pipeline(self.first_step + len(self.results))
         self.feed.waited_since(asked_s)
         self.results.append(self.strategy.step(micro_batches))
         self.feed.end_step()
@@ -84,8 +87,9 @@ class Trainer:
     def _micro_batches(self, step: int) -> list[MicroBatch]:
         return self.feed.micro_batches(step)
 
-    def timed_steps(self, num_steps: int) -> list[float]:
-        """Seconds of each of `num_steps` optimizer steps, begun together by all ranks, and drained at the end."""
+    def timed_steps(self, num_steps: int, drain: bool = True) -> list[float]:
+        """Seconds of each of `num_steps` optimizer steps, begun together by all ranks, and drained at the end, unless training
+        goes on."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         dist.barrier(self.control)
@@ -93,7 +97,7 @@ class Trainer:
         clock.mark()
         for index in range(num_steps):
             self.step()
-            if index == num_steps - 1:
+            if drain and index == num_steps - 1:
                 self.strategy.finish()
             clock.mark()
         return clock.step_times_s()
@@ -135,16 +139,23 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     built_s = time.monotonic()
     watch = OutlineWatch(trainer.model) if meter is not None else None
     witness = Witness(trainer.model, trainer.results)
+    course = Course(trainer, launch.keeping) if cell.is_trained else None
+    if course is not None:
+        course.begin()
     with witness.watching():
-        num_warmup_steps, settled = trainer.warm_up()
+        num_warmup_steps, settled = trainer.warm_up() if course is None else (0, True)
+        if course is not None:
+            course.first_steps()
     witnessed = witness.witnessed()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
-    gc.disable()
+    if course is None:
+        gc.disable()
     if meter is not None:
         meter.ledger = Ledger()
     warm_s = time.monotonic()
-    step_times_s = trainer.timed_steps(cell.steps)
+    trained = course.finish() if course is not None else None
+    step_times_s = trainer.timed_steps(cell.steps) if course is None else course.step_times_s
     measured_s = time.monotonic()
     ledger = meter.ledger.close() if meter is not None else []
     peak_bytes = trainer.memory.peak_bytes()
@@ -195,7 +206,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             num_params=trainer.model.num_params(),
             flops_per_token=flops_per_token(trainer.model, cell, ranks),
             tokens_per_step=sum(rank.witnessed.tokens[-1] for rank in ranks if rank.witnessed is not None),
-            batch_tokens=trainer.feed.batch_tokens(len(losses)),
+            batch_tokens=trainer.feed.batch_tokens(len(losses), trainer.first_step),
             num_warmup_steps=num_warmup_steps,
             warmup_settled=settled,
             num_steps=len(step_times_s),
@@ -210,6 +221,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
             corpus=trainer.feed.corpus,
+            training=trained,
             ranks=ranks,
             rank_sha256=[sha256 for _, sha256 in gathered],
         )

@@ -91,11 +91,13 @@ class Zero(Strategy):
         return True
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        state = {"num_steps": self.num_steps}
+        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        loaded, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
         assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
+        self.num_steps = state["num_steps"]
 
     def consolidated(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
         """At stage 3 the parameters are gathered one at a time: only rank 0's host ever holds the whole model."""
