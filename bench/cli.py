@@ -11,6 +11,8 @@ from bench.errors import ScalebenchError
 from bench.verbs.advise import advise
 from bench.verbs.case import case
 from bench.verbs.compare import compare
+from bench.verbs.evaluate import evaluate
+from bench.verbs.generate import generate
 from bench.verbs.project import project
 from bench.verbs.prove import prove
 from bench.verbs.report import report
@@ -31,6 +33,12 @@ app.command(
     epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun"
 )(run)
 app.command(epilog="Example: scalebench train markov    or: scalebench train my-training.yaml --resume")(train)
+app.command(epilog="Example: scalebench evaluate results/train-stdlib --split test    or: ... --labels probe.csv")(
+    evaluate
+)
+app.command(epilog="Example: scalebench generate results/train-stdlib --prompt 'def ' --temperature 0.8 --top-p 0.95")(
+    generate
+)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(

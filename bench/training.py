@@ -36,7 +36,8 @@ def beginning(chosen: TrainingFile, folder: Path, resume: bool) -> Beginning:
         if found:
             step = read_checkpoint(found[-1]).step
             raise CheckpointError(
-                f"{folder} has a checkpoint of step {step}", hint="add --resume to go on, or give another --output folder"
+                f"{folder} has a checkpoint of step {step}",
+                hint="add --resume to go on, or give another --output folder",
             )
         return Beginning(None)
     if not found:

@@ -176,7 +176,10 @@ class _Reader:
             self._fail(at, "launches: found 0 and no attribution_launches, expected at least one launch of either kind")
         if settings.get("attribution_launches") and fields.get("max_steps") is not None:
             at = self._at(own, location, "attribution_launches")
-            self._fail(at, "attribution_launches: a cell with max_steps is trained, expected none: the meter's arms train wrongly")
+            self._fail(
+                at,
+                "attribution_launches: a cell with max_steps is trained, expected none: the meter's arms train wrongly",
+            )
         if settings.get("launches") == AUTO:
             settings.update(launches=AUTO_LEAST, auto=True)
         fields = {key: value for key, value in fields.items() if value is not None}

@@ -18,8 +18,8 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """What is trained, how often a checkpoint is kept (steps; None: at the end alone), how long training may go on, and how long a
-    launch may take that doesn't end by itself."""
+    """What is trained, how often a checkpoint is kept (steps; None: at the end alone), how long training may go on, and how
+    long a launch may take that doesn't end by itself."""
 
     name: str
     cell: Cell
@@ -51,7 +51,9 @@ def load_training(name_or_path: str) -> TrainingFile:
     if planned.skip_reason is not None:
         raise SuiteError(f"{source.where(())}: {planned.skip_reason}")
     if not planned.cell.is_trained:
-        raise SuiteError(f"{source.where(())}: max_steps: missing, training needs the most optimizer steps that it may take")
+        raise SuiteError(
+            f"{source.where(())}: max_steps: missing, training needs the most optimizer steps that it may take"
+        )
     name = more.get("name", path.stem)
     if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
         _fail(source, "name", name, "letters, digits, '-', '_' and '.' (not first)")

@@ -23,8 +23,9 @@ _STEP = re.compile(r"step_(\d+)")
 
 class CheckpointConfig(Schema):
     """What a checkpoint is of: the cell, which has the model's preset, sizes and seed, where training was, and what it had come
-    to; `nats_since` and `tokens_since` are sums of the training loss since the last evaluation. With `resumable`, the folder `state` beside it has what every rank needs to go on exactly. A text's tokenizer is beside
-    it too, as `tokenizer_sha256` says."""
+    to; `nats_since` and `tokens_since` are sums of the training loss since the last evaluation. With `resumable`, the folder
+    `state` beside it has what every rank needs to go on exactly. A text's tokenizer is beside it too, as `tokenizer_sha256`
+    says."""
 
     schema_version: Literal[1] = 1
     cell: Cell

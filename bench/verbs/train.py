@@ -14,7 +14,9 @@ from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launch
 
 
 def train(
-    file: Annotated[str, typer.Argument(help="A shipped training (markov, stdlib) or a YAML file: the fields of one cell.")],
+    file: Annotated[
+        str, typer.Argument(help="A shipped training (markov, stdlib) or a YAML file: the fields of one cell.")
+    ],
     output: Annotated[Path | None, typer.Option(help="Folder to keep it in. [default: results/train-NAME]")] = None,
     launcher: LauncherOption = "deepspeed",
     device: DeviceOption = "auto",
@@ -50,7 +52,9 @@ def train(
             return
         machine = detect(device, hosts.num_slots if hosts is not None else None)
         words = "" if start.checkpoint is None else f", from {start.checkpoint.name}"
-        console.print(f"{chosen.name}: {chosen.cell.id}{words}; {machine.description}; {folder}", markup=False, highlight=False)
+        console.print(
+            f"{chosen.name}: {chosen.cell.id}{words}; {machine.description}; {folder}", markup=False, highlight=False
+        )
         watched = ProgressLog(folder / LOG_NAME, from_end=True)
         try:
             with (

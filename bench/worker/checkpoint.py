@@ -123,7 +123,7 @@ def _generators_path(folder: Path) -> Path:
 
 def _save_generators(folder: Path) -> None:
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     torch.save(state, _generators_path(folder))
 

@@ -70,5 +70,7 @@ def _tokens_per_byte(cell: Cell, data: Data, split: Split) -> float | None:
     documents = text.split(split)
     offsets = encoded(documents, text.sha256, split, data.tokenizer).offsets
     # A document's start is predicted only where documents run on.
-    num_predicted = int(offsets[-1]) - (1 if cell.batching == "fixed" or cell.length_spread is not None else len(documents))
+    num_predicted = int(offsets[-1]) - (
+        1 if cell.batching == "fixed" or cell.length_spread is not None else len(documents)
+    )
     return num_predicted / sum(len(document.encode("utf-8")) for document in documents)

@@ -17,7 +17,16 @@ from bench.results.record import Replicas
 from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from models.build import LanguageModel, build_model
 
-__all__ = ["DTYPES", "MicroBatch", "StepLoss", "Strategy", "build_cells_model", "distance_to_rank_0", "mean_loss", "whole_state"]
+__all__ = [
+    "DTYPES",
+    "MicroBatch",
+    "StepLoss",
+    "Strategy",
+    "build_cells_model",
+    "distance_to_rank_0",
+    "mean_loss",
+    "whole_state",
+]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
