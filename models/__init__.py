@@ -11,27 +11,35 @@ HUGGINGFACE_PREFIX = "hf:"
 _GPT = "models.gpt:GPT"
 _PACED = "models.paced:PacedLM"
 
-PRESETS: dict[str, tuple[str, dict[str, int | float]]] = {
-    "gpt-nano": (_GPT, {"num_layers": 4, "num_heads": 4, "hidden_size": 256, "vocab_size": 4096, "max_seq_len": 256}),
+GPT2_SCALED, NORMAL, XAVIER = INITIALIZATIONS = ("gpt2-scaled", "normal", "xavier")
+"""How weights may start out (`models.layers.WeightInit`)."""
+
+_TRAINED: dict[str, int | float | str] = {"dropout": 0.0, "initialization": GPT2_SCALED}
+
+PRESETS: dict[str, tuple[str, dict[str, int | float | str]]] = {
+    "gpt-nano": (
+        _GPT,
+        {"num_layers": 4, "num_heads": 4, "hidden_size": 256, "vocab_size": 4096, "max_seq_len": 256, **_TRAINED},
+    ),
     "gpt2-small": (
         _GPT,
-        {"num_layers": 12, "num_heads": 12, "hidden_size": 768, "vocab_size": 50257, "max_seq_len": 1024},
+        {"num_layers": 12, "num_heads": 12, "hidden_size": 768, "vocab_size": 50257, "max_seq_len": 1024, **_TRAINED},
     ),
     "gpt2-medium": (
         _GPT,
-        {"num_layers": 24, "num_heads": 16, "hidden_size": 1024, "vocab_size": 50257, "max_seq_len": 1024},
+        {"num_layers": 24, "num_heads": 16, "hidden_size": 1024, "vocab_size": 50257, "max_seq_len": 1024, **_TRAINED},
     ),
     "gpt2-large": (
         _GPT,
-        {"num_layers": 36, "num_heads": 20, "hidden_size": 1280, "vocab_size": 50257, "max_seq_len": 1024},
+        {"num_layers": 36, "num_heads": 20, "hidden_size": 1280, "vocab_size": 50257, "max_seq_len": 1024, **_TRAINED},
     ),
     "gpt2-xl": (
         _GPT,
-        {"num_layers": 48, "num_heads": 25, "hidden_size": 1600, "vocab_size": 50257, "max_seq_len": 1024},
+        {"num_layers": 48, "num_heads": 25, "hidden_size": 1600, "vocab_size": 50257, "max_seq_len": 1024, **_TRAINED},
     ),
     "gpt-10b": (
         _GPT,
-        {"num_layers": 50, "num_heads": 32, "hidden_size": 4096, "vocab_size": 50257, "max_seq_len": 1024},
+        {"num_layers": 50, "num_heads": 32, "hidden_size": 4096, "vocab_size": 50257, "max_seq_len": 1024, **_TRAINED},
     ),
     # Six layers of 20 ms forward and 40 ms backward for a micro-batch of 256 tokens: 360 ms of known time.
     "paced-nano": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,25 +11,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import GPT2_SCALED, INITIALIZATIONS, XAVIER
+
 IGNORED = -100
 """A target that is in no loss: what stands there is padding."""
+
+_STD = 0.02
 
 _DRAW_CHUNK = 1 << 20  # numbers drawn at a time: 4 MiB of host memory, whatever the size of the parameter
 
 
 class WeightInit:
-    """Draws each parameter from a generator of its own: (seed, how many parameters were drawn before it).
+    """How weights start out, and the numbers themselves.
+
+    `kind`: every matrix is normal with 0.02 (`normal`), and in `gpt2-scaled` those that write into the residual stream with
+    0.02 / sqrt(`num_residuals`), of which there are so many (Radford et al. 2019, section 2.3); or linear layers are normal with
+    sqrt(2 / (inputs + outputs)) (`xavier`: Glorot and Bengio 2010), embeddings with 0.02. Raises ValueError for another kind.
+
+    Draws each parameter from a generator of its own: (seed, how many parameters were drawn before it).
 
     The same seed gives the same weights on every rank, on CPU and CUDA, and in every dtype up to rounding. It also
     holds under `deepspeed.zero.Init`, which partitions a module's parameters as soon as its `__init__` returns, and
     patches torch's constructors: numpy draws, so nothing patched is called. On the `meta` device nothing is drawn.
     """
 
-    def __init__(self, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        kind: str = GPT2_SCALED,
+        num_residuals: int = 1,
+    ) -> None:
+        if kind not in INITIALIZATIONS:
+            raise ValueError(f"initialization: found {kind!r}, expected one of: {', '.join(INITIALIZATIONS)}")
+        self.kind = kind
+        self.num_residuals = num_residuals
         self.seed = seed
         self.device = torch.device(device)
         self.dtype = dtype
         self._num_drawn = 0
+
+    def std(self, in_features: int, out_features: int, *, residual: bool = False) -> float:
+        """Of a linear layer's weights; `residual`: of one that writes into the residual stream."""
+        if self.kind == XAVIER:
+            return math.sqrt(2 / (in_features + out_features))
+        return _STD / math.sqrt(self.num_residuals) if residual and self.kind == GPT2_SCALED else _STD
 
     @torch.no_grad()
     def normal_(self, parameter: Tensor, std: float) -> None:

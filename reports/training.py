@@ -65,7 +65,7 @@ def _lines(axis: Axes, curves: pd.DataFrame, x: str, divisor: float, styles: dic
                 marker=style.marker,
                 markersize=3.5,
                 # Equal work gives equal curves against tokens: the lower ones show beside those on top of them.
-                linewidth=1.3 + 1.5 * (len(present) - 1 - place),
+                linewidth=1.3 + 2.4 * (len(present) - 1 - place) / max(1, len(present) - 1),
                 markeredgecolor="white",
                 markeredgewidth=0.4,
             )

@@ -22,7 +22,7 @@ FRAME_COLUMNS = [
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
     *("optimizer", "skipped_warmup_steps", "data", "partition", "slow_rank_frac", "corpus_sha256", "batch_tokens"),
-    *("padding_frac", "input_frac", "training", "max_steps"),
+    *("padding_frac", "input_frac", "training", "masks", "max_steps"),
 ]
 
 
@@ -55,6 +55,7 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         if record.training is not None:
             row["steps"] = record.training.num_steps
         row["training"] = cell.training
+        row["masks"] = cell.masks
         row.update(
             suite=record.suite,
             sequence=record.sequence,

@@ -59,7 +59,7 @@ class Failure(BaseModel):
 
     rank: int
     hostname: str
-    outcome: Literal["oom", "crashed"]
+    outcome: Literal["oom", "crashed", "invalid"]
     message: str
 
 

@@ -42,7 +42,7 @@ class Reference(Schema):
 def reference_path(folder: Path, cell: Cell) -> Path:
     """Where a results folder keeps the reference of all cells that do the same work as `cell`."""
     # What is not asked for is left out, as of the cell's id: references older than the fields keep their names.
-    work = {name: value for name, value in cell.work.items() if name not in ("data", "training") or value}
+    work = {name: value for name, value in cell.work.items() if name not in ("data", "training", "masks") or value}
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode("utf-8")).hexdigest()[:12]
     return folder / FOLDER_NAME / f"{digest}.json"
 

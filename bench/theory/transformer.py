@@ -69,7 +69,8 @@ def preset_shape(name: str, options: Mapping[str, int | float | bool | str] | No
     Raises SuiteError for an unknown name, ProjectionError for a kind without a theory.
     """
     kind, own = preset_sizes(name)
-    sizes = {**own, **{key: float(value) for key, value in (options or {}).items()}}
+    asked = {**own, **(options or {})}
+    sizes = {key: float(value) for key, value in asked.items() if not isinstance(value, str)}
     layers, hidden, vocabulary, longest = (
         int(sizes[key]) for key in ("num_layers", "hidden_size", "vocab_size", "max_seq_len")
     )

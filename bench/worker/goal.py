@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from bench.results.training import Evaluation, Keeping, Stop, Trained
 from bench.worker.checkpoint import clear_unfinished, load_state, write_checkpoint
 from bench.worker.data.held_out import held_out
 from bench.worker.evaluation import score
+from bench.worker.guard import Guard
 
 if TYPE_CHECKING:
     from bench.worker.rank import Trainer
@@ -34,21 +36,27 @@ class Course:
         cell = trainer.cell
         self._trainer, self._keeping, self._cell = trainer, keeping, cell
         self._held_out = held_out(cell, trainer.model.vocab_size, "validation", cell.evaluation_sequences)
-        self.step_times_s: list[float] = []
+        self._step_times_s: list[float] = []
         self._step, self._tokens = 0, 0
         self._wall_s, self._evaluation_s, self._checkpoint_s = 0.0, 0.0, 0.0
         self._evaluations: list[Evaluation] = []
         self._since: tuple[float, float] = (0.0, 0.0)  # nats and tokens since the last evaluation
         self._kept_step: int | None = None
         self._diverged = False
-        self._log = None
+        self._stopped: Stop | None = None
+        self._log: TextIO | None = None
+        self._open = ExitStack()
         if keeping is not None:
+            # A training that is kept ends at the first step that is not finite; one whose time is compared doesn't wait for that.
+            trainer.guard = Guard(cell, trainer.control)
+            self._open.enter_context(trainer.guard.watching())
             if dist.get_rank() == 0:
                 clear_unfinished(self._checkpoints)
             if keeping.resume_from is not None:
                 self._resume(Path(keeping.resume_from))
             if dist.get_rank() == 0:
-                self._log = (Path(keeping.folder) / LOG_NAME).open("a", encoding="utf-8")
+                log = (Path(keeping.folder) / LOG_NAME).open("a", encoding="utf-8")
+                self._log = self._open.enter_context(log)
         self._first_step = trainer.first_step = self._step
 
     @property
@@ -70,12 +78,13 @@ class Course:
         if not self._evaluations:
             self._evaluate()
 
-    def first_steps(self) -> None:
-        """Train the steps that are watched."""
+    def first_steps(self) -> tuple[int, bool]:
+        """Train the steps that are watched. As a warm-up would, says how many steps are no part of the window: none, by rule."""
         self._train(min(WATCHED_STEPS, self._steps_to_boundary()))
+        return 0, True
 
-    def finish(self) -> Trained:
-        """Train to the end; what it came to."""
+    def finish(self) -> list[float]:
+        """Train to the end. Seconds of every step, the watched ones included."""
         while True:
             self._at_boundary()
             if (stopped := self._stop()) is not None:
@@ -85,15 +94,20 @@ class Course:
         if self._evaluations[-1].step != self._step:
             self._evaluate()
             stopped = self._stop() or stopped
-        if self._keeping is not None and self._kept_step != self._step and stopped != "diverged":
+        if self._keeping is not None and self._kept_step != self._step:
             self._keep()
         self._tell(kind="end", step=self._step, stopped=stopped)
-        if self._log is not None:
-            self._log.close()
+        self._stopped = stopped
+        self._open.close()
+        return self._step_times_s
+
+    def trained(self) -> Trained:
+        """What training came to; asked for at its end."""
+        assert self._stopped is not None
         return Trained(
             first_step=self._first_step,
             evaluations=self._evaluations,
-            stopped=stopped,
+            stopped=self._stopped,
             evaluation_s=self._evaluation_s,
             checkpoint_s=self._checkpoint_s,
             num_evaluation_tokens=self._held_out.num_tokens,
@@ -105,7 +119,7 @@ class Course:
             self._evaluate()
         every = self._keeping.checkpoint_every if self._keeping is not None else None
         due = every is not None and self._step % every == 0 and self._step > self._first_step
-        if due and self._kept_step != self._step and not self._diverged:
+        if due and self._kept_step != self._step:
             self._keep()
 
     def _stop(self) -> Stop | None:
@@ -145,7 +159,7 @@ class Course:
         trainer = self._trainer
         first = len(trainer.results)
         times_s = trainer.timed_steps(num_steps, drain=False)
-        self.step_times_s += times_s
+        self._step_times_s += times_s
         steps = range(self._step, self._step + num_steps)
         losses = [float(result.loss) for result in trainer.results[first:]]
         tokens = [trainer.feed.fed[first + place].num_tokens for place in range(num_steps)]

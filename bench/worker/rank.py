@@ -26,6 +26,8 @@ from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.feed import Feed, flops_per_token
 from bench.worker.goal import Course
+from bench.worker.guard import Guard
+from bench.worker.masks import draw_masks_of
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
 from bench.worker.meter.ledger import Ledger
@@ -71,6 +73,8 @@ class Trainer:
         self.results: list[StepLoss] = []
         self.first_step = 0
         """Where training began: at the beginning, or where it was resumed."""
+        self.guard: Guard | None = None
+        """Ends training at the first step that is not finite, at the cost of waiting for each."""
         # An attribute, so that a disturbance can be put in its place.
         self.input_pipeline = self._micro_batches
 
@@ -79,10 +83,14 @@ class Trainer:
         if self.meter is not None:
             self.meter.begin_step()
         asked_s = time.perf_counter()
-        micro_batches = self.input_pipeline(self.first_step + len(self.results))
+        step = self.first_step + len(self.results)
+        micro_batches = self.input_pipeline(step)
         self.feed.waited_since(asked_s)
+        draw_masks_of(self.cell, step, dist.get_rank())
         self.results.append(self.strategy.step(micro_batches))
         self.feed.end_step()
+        if self.guard is not None:
+            self.guard.check(step, self.results[-1])
 
     def _micro_batches(self, step: int) -> list[MicroBatch]:
         return self.feed.micro_batches(step)
@@ -143,9 +151,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     if course is not None:
         course.begin()
     with witness.watching():
-        num_warmup_steps, settled = trainer.warm_up() if course is None else (0, True)
-        if course is not None:
-            course.first_steps()
+        num_warmup_steps, settled = trainer.warm_up() if course is None else course.first_steps()
     witnessed = witness.witnessed()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
@@ -154,8 +160,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     if meter is not None:
         meter.ledger = Ledger()
     warm_s = time.monotonic()
-    trained = course.finish() if course is not None else None
-    step_times_s = trainer.timed_steps(cell.steps) if course is None else course.step_times_s
+    step_times_s = trainer.timed_steps(cell.steps) if course is None else course.finish()
     measured_s = time.monotonic()
     ledger = meter.ledger.close() if meter is not None else []
     peak_bytes = trainer.memory.peak_bytes()
@@ -221,7 +226,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
             corpus=trainer.feed.corpus,
-            training=trained,
+            training=course.trained() if course is not None else None,
             ranks=ranks,
             rank_sha256=[sha256 for _, sha256 in gathered],
         )

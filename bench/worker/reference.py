@@ -22,6 +22,7 @@ from bench.plan.cell import Cell
 from bench.results.reference import CELLS_NAME, FOLDER_NAME, Reference, reference_path, write_reference
 from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from bench.worker.data.of_cell import batches_of_cell
+from bench.worker.masks import draw_masks_of
 from bench.worker.meter.memory import ran_out_of_memory
 from bench.worker.meter.witness import optimizer_settings
 from bench.worker.strategies.base import build_cells_model
@@ -63,6 +64,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
         for rank in range(cell.world_size):
             batch = batches.of_rank(len(losses), rank)
             num_tokens[-1] += batch.num_tokens
+            draw_masks_of(cell, len(losses), rank)
             for tokens, targets, divisor in batch.micro_batches:
                 loss = model(tokens.to(device), targets.to(device))
                 optimizer.backward(loss / (divisor * num_summed))

@@ -20,7 +20,7 @@ import sys  # noqa: E402
 import traceback  # noqa: E402
 import uuid  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, Literal  # noqa: E402
 
 from pydantic import ValidationError  # noqa: E402
 
@@ -173,12 +173,14 @@ def _same_clock(started_s: float) -> bool:
 
 
 def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
+    from bench.worker.guard import NotFinite
     from bench.worker.meter.memory import ran_out_of_memory
 
+    outcome: Literal["oom", "crashed", "invalid"] = "invalid" if isinstance(error, NotFinite) else "crashed"
     failure = Failure(
         rank=rank,
         hostname=socket.gethostname(),
-        outcome="oom" if ran_out_of_memory(error) else "crashed",
+        outcome="oom" if ran_out_of_memory(error) else outcome,
         message=f"{type(error).__name__}: {error}"[:2000],
     )
     try:

@@ -93,6 +93,31 @@ def test_weights_have_the_spread_that_gpt2_prescribes() -> None:
     assert not torch.equal(model.blocks[0].qkv.weight, block.qkv.weight)
 
 
+def test_other_initialisations() -> None:
+    normal, xavier = (GPT(8, 4, 256, 2048, 64, initialization=kind) for kind in ("normal", "xavier"))
+    for model, spreads in [(normal, [0.02] * 4), (xavier, [256**-0.5, 256**-0.5, 640**-0.5, 640**-0.5])]:
+        block = model.blocks[5]
+        layers = (block.qkv, block.attention_out, block.mlp_in, block.mlp_out)
+        for layer, std in zip(layers, spreads, strict=True):
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
+        assert model.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    with pytest.raises(ValueError, match=r"initialization: found 'orthogonal'.*xavier"):
+        GPT(1, 4, 64, 10, 8, initialization="orthogonal")
+
+
+def test_dropout_drops_its_part_in_training_alone() -> None:
+    torch.manual_seed(0)
+    plain, dropping = (GPT(2, 4, 64, 300, 48, dropout=rate) for rate in (0.0, 0.25))
+    tokens = torch.randint(300, (4, 48))
+    seen: list[torch.Tensor] = []
+    dropping.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert not torch.equal(dropping(tokens, tokens), dropping(tokens, tokens))
+    for x in seen:
+        assert (x == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    dropping.eval()
+    assert torch.equal(dropping(tokens, tokens), plain(tokens, tokens))
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_flops_are_those_that_torch_counts(checkpointing: bool) -> None:
     """Equal to the last FLOP with the math backend; checkpointing runs the blocks again but for their last product."""
