@@ -115,7 +115,9 @@ class Course:
         )
 
     def _at_boundary(self) -> None:
-        if self._step % self._cell.evaluation_interval == 0 and self._evaluations[-1].step != self._step:
+        # The last step too, so that the checkpoint of it knows how good it is.
+        due = self._step % self._cell.evaluation_interval == 0 or self._step == self._cell.max_steps
+        if due and self._evaluations[-1].step != self._step:
             self._evaluate()
         every = self._keeping.checkpoint_every if self._keeping is not None else None
         due = every is not None and self._step % every == 0 and self._step > self._first_step

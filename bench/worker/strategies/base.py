@@ -91,16 +91,22 @@ class Strategy(ABC):
 
     def consolidated(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
         """The whole model's parameters and buffers on the host, on rank 0, None on the others; what is shared is there once.
-        A collective: every rank calls it with the model that `prepare` returned. Here rank 0's replica."""
-        return whole_state(model) if dist.get_rank() == 0 else None
+        A collective: every rank calls it with the model that `prepare` returned. Here rank 0's replica, or the shards of a
+        model whose parameters are DTensors."""
+        return whole_state(model, kept=dist.get_rank() == 0)
 
 
-def whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and those of its buffers that are kept, by name, copied to the host; what is shared is there once."""
-    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    kept = model.state_dict()
-    found |= {name: buffer.detach() for name, buffer in model.named_buffers() if name in kept}
-    return {name: value.to("cpu", copy=True).contiguous() for name, value in found.items()}
+def whole_state(model: torch.nn.Module, kept: bool) -> dict[str, Tensor] | None:
+    """A model's parameters and those of its buffers that are saved, by name, copied to the host; what is shared is there once.
+    One DTensor at a time is made whole, a collective; a rank without `kept` takes part and keeps nothing."""
+    saved = model.state_dict()
+    named = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    found: dict[str, Tensor] = {}
+    for name, value in named.items():
+        whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if kept:
+            found[name] = whole.detach().to("cpu", copy=True).contiguous()
+    return found if kept else None
 
 
 def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:
