@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,19 +16,32 @@ from bench.results.progress_log import ProgressLog
 from bench.trackers import tracked
 
 CELL = Cell(model="gpt-nano", strategy="ddp", world_size=2, max_steps=10)
-LINES = """\
-{"kind": "start", "step": 0, "max_steps": 10, "target_loss": null, "entropy_floor_nats": 1.25, "tokens_per_byte": null, "resumable": false}
-{"kind": "evaluation", "step": 0, "tokens": 0, "wall_s": 0.0, "train_loss": null, "loss": 8.0, "accuracy": 0.0}
-{"kind": "train", "step": 5, "tokens": 5000, "wall_s": 1.0, "loss": 6.5}
-{"kind": "evaluation", "step": 10, "tokens": 10000, "wall_s": 65.0, "train_loss": 6.0, "loss": 2.5, "accuracy": 0.25}
-"""
+_START = {"entropy_floor_nats": 1.25, "tokens_per_byte": None, "resumable": False, "target_loss": None}
+LINES = [
+    {"kind": "start", "step": 0, "max_steps": 10, **_START},
+    {"kind": "evaluation", "step": 0, "tokens": 0, "wall_s": 0.0, "train_loss": None, "loss": 8.0, "accuracy": 0.0},
+    {"kind": "train", "step": 5, "tokens": 5000, "wall_s": 1.0, "loss": 6.5},
+    {
+        "kind": "evaluation",
+        "step": 10,
+        "tokens": 10000,
+        "wall_s": 65.0,
+        "train_loss": 6.0,
+        "loss": 2.5,
+        "accuracy": 0.25,
+    },
+]
+
+
+def written(folder: Path) -> ProgressLog:
+    path = folder / "progress.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return ProgressLog(path)
 
 
 def test_a_training_is_told_line_by_line(tmp_path: Path) -> None:
-    log = tmp_path / "progress.jsonl"
-    log.write_text(LINES)
     console = Console(record=True, width=200)
-    with LiveTraining(console, ProgressLog(log)) as live:
+    with LiveTraining(console, written(tmp_path)) as live:
         live.tick()
     unresumable, first, last = console.export_text().splitlines()
     assert "can't be resumed" in unresumable
@@ -37,11 +51,9 @@ def test_a_training_is_told_line_by_line(tmp_path: Path) -> None:
 
 
 def told(folder: Path, name: str) -> None:
-    log = folder / "progress.jsonl"
-    log.write_text(LINES)
     with (
         tracked([name], folder, "mine", CELL) as trackers,
-        LiveTraining(Console(quiet=True), ProgressLog(log), trackers) as live,
+        LiveTraining(Console(quiet=True), written(folder), trackers) as live,
     ):
         live.tick()
 
