@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 from reports import balance as balance_charts
 from reports import bars, charts, efficiency, seconds
+from reports import synchronisation as synchronisation_charts
 from reports import traffic as traffic_charts
 from reports import training as training_charts
-from reports.style import look, styles
+from reports.style import kin_styles, look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
 _CHARTS_WORTH_A_PROCESS = 12
@@ -61,13 +62,15 @@ def wanted(
     aa_spread_frac: float | None,
     projected: pd.DataFrame | None = None,
     curves: pd.DataFrame | None = None,
+    synchronisation: pd.DataFrame | None = None,
 ) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
     drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `balance`: rows of
     `balance_table`; `aa_spread_frac`: how far the cell and the twin of the run's A/A pair are apart, None where there is none;
-    `projected`: rows of `projected_table`; `curves`: rows of `bench.analysis.training.curves`.
+    `projected`: rows of `projected_table`; `curves`: rows of `bench.analysis.training.curves`; `synchronisation`: rows of
+    `synchronisation_table`.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
@@ -101,12 +104,30 @@ def wanted(
             found.append(
                 Chart("training", name, f"loss: {charts.title(rows)}", training_charts.loss_curves, (rows, looks))
             )
+    if synchronisation is not None:
+        found += _of_synchronisation(synchronisation)
     # Signs that a file name can't hold are dropped, which may leave two names alike.
     taken: Counter[str] = Counter()
     for position, chart in enumerate(found):
         taken[chart.name] += 1
         if taken[chart.name] > 1:
             found[position] = replace(chart, name=f"{chart.name}-{taken[chart.name]}")
+    return found
+
+
+def _of_synchronisation(rows: pd.DataFrame) -> list[Chart]:
+    looks = kin_styles(rows["contender"])
+    found = []
+    for model, cells in rows.groupby("model", sort=False):
+        shows = f"bytes a step {model}"
+        found.append(
+            Chart("synchronisation", _slug(shows), shows, synchronisation_charts.bytes_by_period, (cells, looks))
+        )
+    for (name, _, slower), cells in rows.groupby(["model", "task", "slow_rank_frac"], sort=False):
+        shows = f"time and loss {name}" + (f" slow rank {slower:g}" if slower else "")
+        found.append(
+            Chart("synchronisation", _slug(shows), shows, synchronisation_charts.time_and_loss, (cells, looks))
+        )
     return found
 
 

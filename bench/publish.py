@@ -20,7 +20,7 @@ from bench.printing import printable
 from bench.results.launch_file import record_path
 from bench.results.store import read_record
 from bench.writing import write_bytes, write_text
-from reports import certainty, losses, page, predicted, tables, training, verdict
+from reports import certainty, losses, page, predicted, synchronisation, tables, training, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,6 +101,13 @@ _NO_CLAIM = (
     "On CPUs this is no claim: the resident set of a process also holds what libraries load later and what the allocator "
     "keeps, which weighs more than a small model."
 )
+_SYNCHRONISATION = (
+    "What each way of synchronising buys in time, and what it costs in consistency and loss. Those whose work is other than "
+    "full synchronisation's make other updates: their step time alone says nothing. Replicas are compared with the first "
+    "worker's (relative L2), where they are averaged just before the window's last average. Staleness counts the updates that "
+    "others made while a gradient was on its way. The loss there is that of the last five steps before as many tokens as the "
+    "cell that trained on fewest saw; the steps of workers at their own pace are ordered by how far each worker was on its way."
+)
 _RANKS = (
     "What each rank does in a step without payload: its own work, and waiting for the others; drawn at each strategy's "
     "largest world size. A straggler is slower than the others beyond noise."
@@ -126,6 +133,7 @@ def publish(findings: Findings) -> Path:
         "launches": launches.drop(columns=["losses", "skipped_warmup_steps", "batch_tokens"]),
         "phases": seconds,
         "traffic": findings.traffic,
+        "synchronisation": findings.synchronisation,
         "memory": findings.memory,
         "projected": findings.projected,
         "alarms": findings.alarms,
@@ -150,6 +158,7 @@ def publish(findings: Findings) -> Path:
         spread,
         findings.projected,
         findings.curves,
+        findings.synchronisation,
     )
     for chart, png, svg in drawn(charts):
         write_text(report / "charts" / f"{chart.name}.svg", svg)
@@ -210,6 +219,7 @@ def _sections(
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _balance(findings.balance, pictures)
             found += _traffic(findings.traffic, pictures)
+            found += _synchronisation(findings.synchronisation, pictures)
         if anchor == "memory" and len(findings.memory):
             words = _MEMORY if bool(findings.memory["claimed"].any()) else f"{_MEMORY} {_NO_CLAIM}"
             shown = predicted.memory(findings.memory)
@@ -287,6 +297,16 @@ def _traffic(traffic: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> 
     )
     shown = pictures.get("traffic", [])
     return [page.Section("traffic", "Traffic", text, shown, tables.traffic(traffic), folded=len(traffic) > 24)]
+
+
+def _synchronisation(rows: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
+    if rows.empty:
+        return []
+    shown, told = synchronisation.shown(rows), synchronisation.sentences(rows)
+    drawn = pictures.get("synchronisation", [])
+    folded = len(shown) > 24
+    text = _SYNCHRONISATION
+    return [page.Section("synchronisation", "Synchronisation", text, drawn, shown, folded=folded, sentences=told)]
 
 
 def _clear(report: Path) -> None:

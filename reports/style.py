@@ -24,8 +24,23 @@ _KNOWN = {
     "zero1": ("#0072b2", "^"),
     "zero2": ("#e69f00", "D"),
     "zero3": ("#009e73", "v"),
+    # Kin of the ones above, darker or lighter.
+    "zero2_offload": ("#8c5a00", "d"),
+    "zero3_offload": ("#00503c", "<"),
+    "zeropp": ("#7fd3b9", ">"),
+    "ddp_fp16": ("#8a8a8a", "h"),
+    "ddp_bf16": ("#b9b9b9", "H"),
+    "fsdp": ("#d55e00", "P"),
+    "mics": ("#b3a800", "p"),
+    "ddp_powersgd": ("#cc79a7", "X"),
+    "onebit_adam": ("#7b3294", "8"),
+    "local_sgd": ("#17becf", "*"),
+    "diloco": ("#3b3fb6", ">"),
+    "hierarchical": ("#98df8a", "<"),
+    "param_server": ("#b2182b", "v"),
 }
-_OTHERS = [("#d55e00", "P"), ("#cc79a7", "X"), ("#8c6d31", "<"), ("#7f7f7f", ">"), ("#b3a800", "p"), ("#7b3294", "h")]
+_OTHERS = [("#f781bf", "P"), ("#c49c94", "X"), ("#ff9896", "<"), ("#9467bd", "h"), ("#dbdb8d", "p"), ("#c7c7c7", ">")]
+_MARKERS = "osD^vPX*<>hp"
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
 _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.2, 0.95, 0.5, 0.72, 0.22
@@ -68,6 +83,18 @@ def styles(contenders: Iterable[str]) -> dict[str, Style]:
     others = [name for name in names if name not in _KNOWN]
     given = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
     return {name: Style(*(_KNOWN.get(name) or given[name])) for name in names}
+
+
+def kin_styles(contenders: Iterable[str]) -> dict[str, Style]:
+    """As `styles`, but one strategy's settings share its colour, each with a marker of its own: for charts of many settings."""
+    names = sorted(set(contenders))
+    found = {}
+    for name in names:
+        base = name.partition(" (")[0]
+        kin = [other for other in names if other.partition(" (")[0] == base]
+        color, marker = _KNOWN.get(base) or _OTHERS[names.index(kin[0]) % len(_OTHERS)]
+        found[name] = Style(color, marker if len(kin) == 1 else _MARKERS[kin.index(name) % len(_MARKERS)])
+    return found
 
 
 def look() -> AbstractContextManager[None]:

@@ -39,6 +39,7 @@ def marks(row: Any) -> str:
     words = [] if row.outcome == "ok" else [str(row.outcome)]
     if row.launches != row.launches_tried and row.outcome == "ok":
         words.append(f"{row.launches} of {row.launches_tried} launches ok")
+    words += [] if row.equal_work else ["other work"]
     words += [
         name for name in ("oversubscribed", "paced") if not units.is_unknown(value := getattr(row, name)) and value
     ]

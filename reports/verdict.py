@@ -45,6 +45,12 @@ def lead(scaling: pd.DataFrame, aa_spread_frac: float | None) -> list[str]:
             f"{_plural(crowded, 'cell')} ran oversubscribed, with more threads than cores: such ranks wait for a core and not "
             "for each other, so that no speed-up or efficiency is given for them."
         )
+    other = ", ".join(ok.loc[~ok["equal_work"].astype(bool), "contender"].unique())
+    if other:
+        sentences.append(
+            f"Other work: {other}. These do not make the same update in each step (delayed, asynchronous or lossy "
+            "synchronisation), so that no step time ranks them: compare them by loss against time, under Synchronisation."
+        )
     paced = ", ".join(ok.loc[ok["paced"].astype(bool), "model"].unique())
     if paced:
         sentences.append(
@@ -114,7 +120,7 @@ def paragraphs(scaling: pd.DataFrame, ranking: pd.DataFrame) -> list[Paragraph]:
 def _summary(ranked: pd.DataFrame) -> str:
     """One line: the fastest at the largest world size; accumulations with one and the same answer together."""
     if ranked.empty:
-        return "no cell gave a figure"
+        return "no cell of equal work gave a figure"
     largest = ranked[ranked["world_size"] == ranked["world_size"].max()]
     answers: dict[str, list[str]] = {}
     for row in largest.to_dict("records"):

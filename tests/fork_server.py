@@ -6,6 +6,7 @@ No thread may be running when it forks, so it imports and computes nothing.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import os
 import pickle
@@ -21,6 +22,8 @@ from typing import Any, BinaryIO
 POLL_S = 0.005
 GRACE_S = 5.0
 """How long the other ranks may go on after one has failed, before they are ended."""
+TELL_S = 0.2
+"""How long a rank gets to write down where it is, before it is ended."""
 CLONE_NEWNET = 0x40000000
 _PRELOADED = (
     # torch._dynamo is imported by the first optimizer, a second in each rank; pytest by the test files of functions.
@@ -101,6 +104,9 @@ def _wait(job: Job, ranks: dict[int, int]) -> Ended:
             break
         time.sleep(POLL_S)
     for child in ranks:
+        os.kill(child, signal.SIGUSR1)
+    time.sleep(TELL_S if ranks else 0)
+    for child in ranks:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     if ranks and first_failed is None:
@@ -117,6 +123,7 @@ def _be_rank(job: Job, rank: int) -> None:
         _redirect_output(output_path(job.folder, rank))
         os.environ.update(job.environment, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job.world_size))
         sys.path[:] = job.import_path
+        faulthandler.register(signal.SIGUSR1)
         try:
             function, arguments = pickle.loads(job.call)
             result: tuple[bool, Any] = (True, function(*arguments))

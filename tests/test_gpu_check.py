@@ -22,9 +22,9 @@ V100 = Machine("cuda", 8, ("Tesla V100-SXM2-32GB",) * 8, (7, 0))
 
 
 def test_cells_cover_strategies_precisions_and_checkpointing() -> None:
-    assert len(cells(H200)) == 5 * 2 * 2 + 1
+    assert len(cells(H200)) == 8 * 2 * 2 + 1
     volta = cells(V100)
-    assert len(volta) == 5 * 2 + 1
+    assert len(volta) == 8 * 2 + 1
     assert {cell.precision for cell in volta} == {"fp16"} and {cell.world_size for cell in volta} == {8}
 
 

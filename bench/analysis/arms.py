@@ -77,17 +77,20 @@ class Arms:
 
 
 def block_times(record: Record, arm: Arm, injection: str | None = None) -> list[Seconds]:
-    """Seconds of the kept steps of each block of an arm: arrays of shape (world_size, steps). Empty where there is none."""
+    """Seconds of the kept steps of each block of an arm: arrays of shape (world_size, steps). Empty where there is none.
+
+    Where ranks agree every H steps only, an entry a period, its mean step: within a period nobody waits for another.
+    """
     if record.attribution is None:
         return []
     found = []
+    every = record.cell.sync_every
     for number, block in enumerate(record.attribution.blocks):
         if (block.arm, block.injection) == (arm, injection):
-            found.append(
-                np.array(
-                    [rank.attribution.block_times_s[number] for rank in record.ranks if rank.attribution is not None]
-                )
+            times = np.array(
+                [rank.attribution.block_times_s[number] for rank in record.ranks if rank.attribution is not None]
             )
+            found.append(times if every == 1 else times.reshape(len(times), -1, every).mean(axis=2))
     return found
 
 

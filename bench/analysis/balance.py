@@ -33,7 +33,9 @@ def balance_table(records: list[Record], scaling: pd.DataFrame) -> pd.DataFrame:
     """
     cells: dict[str, list[Record]] = {}
     for record in records:
-        if (not record.cell.equal_lengths or record.cell.slow_rank_frac) and all(rank.costs for rank in record.ranks):
+        if record.cell.own_pace:
+            continue  # what a step costs is not what it waits for
+        if (not record.cell.equal_lengths or record.cell.slow_rank_frac) and all(rank.costs for rank in record.workers):
             cells.setdefault(record.cell.id, []).append(record)
     known = {row["cell_id"]: row for row in scaling.to_dict("records")}
     order = {cell_id: place for place, cell_id in enumerate(known)}
@@ -84,7 +86,7 @@ def _balance(costs: Costs) -> float:
 
 def _slowness(record: Record) -> Costs:
     """How much longer each rank takes for the same, (world_size, 1)."""
-    slowness = np.ones((len(record.ranks), 1))
+    slowness = np.ones((len(record.workers), 1))
     slowness[-1] += record.cell.slow_rank_frac
     return slowness
 
@@ -92,7 +94,7 @@ def _slowness(record: Record) -> Costs:
 def _window_costs(record: Record) -> Costs:
     """(world_size, steps) of the window."""
     first = record.work.num_warmup_steps if record.work is not None else 0
-    return np.array([rank.costs[first:] for rank in record.ranks]) * _slowness(record)
+    return np.array([rank.costs[first:] for rank in record.workers]) * _slowness(record)
 
 
 def _block_costs(record: Record) -> Costs | None:

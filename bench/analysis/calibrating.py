@@ -27,6 +27,8 @@ def works(records: list[Record], scaling: pd.DataFrame) -> list[MeasuredWork]:
     found: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: order.get(record.cell.id, len(order))):
         cell, place = record.cell, record.environment
+        if not cell.equal_work or cell.num_servers:
+            continue
         if cell.scaling != "weak" or record.twin or cell.deepspeed_config is not None:
             continue
         if record.work is None or place is None or place.num_nodes > 1 or _crowded(record):

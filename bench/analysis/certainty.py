@@ -30,7 +30,7 @@ def with_outliers(launches: pd.DataFrame, records: Sequence[Record]) -> pd.DataF
 
 def _step_times_s(record: Record) -> list[float]:
     # Ranks of unequal length belong to no valid launch, which the gates say.
-    return [max(times_s) for times_s in zip(*(rank.step_times_s for rank in record.ranks), strict=False)]
+    return record.slowest_step_times_s()
 
 
 def certainty(launches: pd.DataFrame, scaling: pd.DataFrame, measured: Sequence[Measured]) -> pd.DataFrame:

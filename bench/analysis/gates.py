@@ -7,10 +7,15 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.results.record import RankRecord, Record, Witnessed
+from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
+from bench.results.record import OptimizerSettings, RankRecord, Record, Witnessed
 from bench.theory.flops import mfu, peak_flops_per_s
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+OUTER = "OuterSGD"
+"""The class of DiLoCo's outer optimizer, whose settings are the strategy's own."""
 
 PACED_TOLERANCE = 0.02
 """On CUDA the end of a step is where the device was, which may be a little behind the host that slept."""
@@ -34,7 +39,7 @@ def _rank_of_another_launch(record: Record) -> str | None:
 def _tokens_differ(record: Record) -> str | None:
     """What went into the model is what the rank was dealt; that of all ranks together, the global batch."""
     cell = record.cell
-    equal = cell.tokens_per_step // cell.world_size
+    equal = cell.tokens_per_step // cell.num_workers
     for rank, seen in _witnessed(record):
         asked = [equal] * len(seen.tokens) if cell.equal_lengths else rank.tokens
         for step, (tokens, expected) in enumerate(zip(seen.tokens, asked, strict=False)):
@@ -47,7 +52,7 @@ def _batch_incomplete(record: Record) -> str | None:
     """Where sequences are unequal: the ranks' tokens add up to the global batch's, in every step."""
     if record.work is None or record.cell.equal_lengths:
         return None
-    by_step = zip(*(rank.tokens for rank in record.ranks), strict=False)
+    by_step = zip(*(rank.tokens for rank in record.workers), strict=False)
     dealt = [sum(tokens) for tokens in by_step]
     for step, expected in enumerate(record.work.batch_tokens):
         found = dealt[step] if step < len(dealt) else None
@@ -59,7 +64,9 @@ def _batch_incomplete(record: Record) -> str | None:
 
 def _updates_differ(record: Record) -> str | None:
     """One update a step, but none where the loss scaler skipped it. With a tuned optimizer that is not torch's nothing was
-    seen."""
+    seen. Where servers update, `_server_updates_differ` counts."""
+    if record.cell.num_servers:
+        return None
     for rank, seen in _witnessed(record):
         if record.cell.profile == "tuned" and not seen.optimizers:
             continue
@@ -68,6 +75,19 @@ def _updates_differ(record: Record) -> str | None:
                 return (
                     f"rank {rank.rank} updated its parameters {num_updates} times in warm-up step {step}, expected once"
                 )
+    return None
+
+
+def _server_updates_differ(record: Record) -> str | None:
+    """Servers update once a step of all workers, or once a step of each where these go at their own pace."""
+    cell, kept = record.cell, record.synchronisation
+    if not cell.num_servers or kept is None:
+        return None
+    expected = cell.steps * (cell.num_workers if cell.own_pace else 1)
+    if kept.num_updates != expected:
+        return f"servers updated the parameters {kept.num_updates} times in the window, expected {expected}"
+    if cell.options["mode"] == "stale" and (furthest := max(kept.lead, default=0)) > int(cell.options["staleness"]):
+        return f"a worker began a step {furthest} ahead of the slowest, expected at most {cell.options['staleness']}"
     return None
 
 
@@ -83,15 +103,27 @@ def _optimizer_differs(record: Record) -> str | None:
     """Class and settings under `matched`; under `tuned` those that the cell settles, learning rate and weight decay."""
     cell = record.cell
     expected: dict[str, Any] = {"learning_rate": cell.learning_rate, "weight_decay": cell.weight_decay}
-    if cell.profile == "matched":
+    spec = STRATEGIES[cell.strategy]
+    if cell.profile == "matched" and not spec.own_optimizer:
         expected |= {"name": cell.optimizer_class, **cell.optimizer_settings}
     for rank, seen in _witnessed(record):
         for optimizer in seen.optimizers:
-            wrong = [name for name, value in expected.items() if getattr(optimizer, name) not in (None, value)]
+            if optimizer.name == OUTER:
+                continue
+            found = (
+                optimizer.model_copy(update={"name": cell.optimizer_class}) if _in_host(cell, optimizer) else optimizer
+            )
+            wrong = [name for name, value in expected.items() if getattr(found, name) not in (None, value)]
             if wrong:
                 wanted = ", ".join(f"{name} {expected[name]}" for name in wrong)
                 return f"optimizer of rank {rank.rank} is {optimizer}, expected {wanted}"
     return None
+
+
+def _in_host(cell: Cell, optimizer: OptimizerSettings) -> bool:
+    """Whether it is DeepSpeed's Adam for the host, of the same arithmetic, in an offloading strategy."""
+    offloads = STRATEGIES[cell.strategy].offload != "none" and cell.optimizer in ("adam", "adamw")
+    return offloads and optimizer.name == "DeepSpeedCPUAdam"
 
 
 def _learning_rate_differs(record: Record) -> str | None:
@@ -164,12 +196,11 @@ def _arms_skipped(record: Record) -> str | None:
 def _impossible_time(record: Record) -> str | None:
     """Step times are positive, and a paced model's not shorter than it sleeps."""
     cell = record.cell
-    num_warmup_steps = record.work.num_warmup_steps if record.work is not None else 0
     for rank in record.ranks:
-        slower = 1 + cell.slow_rank_frac if rank.rank == cell.world_size - 1 else 1.0
-        tokens = rank.tokens[num_warmup_steps:]
+        slower = 1 + cell.slow_rank_frac if rank.rank == cell.num_workers - 1 else 1.0
+        tokens = rank.tokens[record.first_step(rank) :]
         for step, step_time_s in enumerate(rank.step_times_s):
-            equal = cell.tokens_per_step / cell.world_size if cell.equal_lengths else 0.0
+            equal = cell.tokens_per_step / cell.num_workers if cell.equal_lengths else 0.0
             num_tokens = tokens[step] if step < len(tokens) else equal
             paced_s = (cell.paced_token_s or 0.0) * slower * num_tokens
             floor_s = paced_s * (1 - PACED_TOLERANCE)
@@ -194,7 +225,7 @@ def _impossible_utilisation(record: Record) -> str | None:
     if work is None or environment is None or not environment.device_names or cell.paced:
         return None
     # Ranks of unequal length, and times that are none, have gates of their own.
-    times_s = [max(times_s) for times_s in zip(*(rank.step_times_s for rank in record.ranks), strict=False)]
+    times_s = record.slowest_step_times_s()
     if not times_s or not statistics.median(times_s) > 0:
         return None
     device = environment.device_names[0]
@@ -214,6 +245,7 @@ GATES: tuple[Callable[[Record], str | None], ...] = (
     _tokens_differ,
     _batch_incomplete,
     _updates_differ,
+    _server_updates_differ,
     _precision_differs,
     _optimizer_differs,
     _learning_rate_differs,

@@ -8,8 +8,10 @@ import pandas as pd
 
 from bench.errors import ProjectionError, SuiteError
 from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
 from bench.results.record import Record
 from bench.theory.buckets import exchange
+from bench.theory.delayed_traffic import DELAYED
 from bench.theory.memory import Memory, memory
 from bench.theory.transformer import preset_shape
 from bench.theory.zero_settings import DTYPE_BYTES
@@ -27,6 +29,8 @@ _PARTS = {
     "bucket_bytes": "buckets",
     "activation_bytes": "activations",
 }
+# What these keep beside the model: quantized copies, P and Q and errors, buffers of packed signs, a copy on each node.
+_UNKNOWN = ("zeropp", "ddp_powersgd", "onebit_adam", "mics")
 _FLOATS = ["predicted_bytes", "measured_bytes", "error_frac", *_PARTS, "base_memory_bytes"]
 
 
@@ -55,18 +59,19 @@ def _row(known: dict[str, Any], launches: dict[str, list[Record]]) -> dict[str, 
     row = {**known, "measured_bytes": known["peak_memory_bytes"], "claimed": False, "unknown_because": None}
     if not places:
         return {**row, "unknown_because": "no launch of this cell lived to say what device it ran on"}
-    cell = tried[0].cell
+    cell, on_gpu = tried[0].cell, places[0].device_type == "cuda"
     if cell.deepspeed_config is not None:
         return {
             **row,
             "unknown_because": "the cell's own DeepSpeed file may offload, or keep other buckets than shipped ones",
         }
+    if cell.strategy in (*DELAYED, *_UNKNOWN) or cell.num_servers:
+        return {**row, "unknown_because": f"the theory of memory does not cover {cell.strategy} in a measured cell"}
     try:
-        kept = _kept(cell, places[0].backend)
+        kept = _kept(cell, places[0].backend, on_gpu)
     except (SuiteError, ProjectionError):
         return {**row, "unknown_because": f"the theory does not know the activations of {cell.model}"}
     # A launch that ended early kept no base; on GPUs there is next to none.
-    on_gpu = places[0].device_type == "cuda"
     base = 0.0 if on_gpu and pd.isna(known["base_memory_bytes"]) else known["base_memory_bytes"]
     predicted = base + kept.tensors
     return {
@@ -79,7 +84,7 @@ def _row(known: dict[str, Any], launches: dict[str, list[Record]]) -> dict[str, 
     }
 
 
-def _kept(cell: Cell, backend: str) -> Memory:
+def _kept(cell: Cell, backend: str, on_gpu: bool) -> Memory:
     """Raises SuiteError or ProjectionError for a model that is no preset, or of a kind without a theory."""
     shape = preset_shape(cell.model, cell.model_options)
     item = DTYPE_BYTES[cell.precision]
@@ -93,6 +98,7 @@ def _kept(cell: Cell, backend: str) -> Memory:
         backend=backend,
         profile=cell.profile,
         last_frac=shape.embedding_params / shape.num_params,
+        num_layers=shape.num_layers,
     )
     activations = shape.activation_bytes(
         cell.micro_batch_size, cell.seq_len, cell.precision, cell.activation_checkpointing
@@ -106,4 +112,9 @@ def _kept(cell: Cell, backend: str) -> Memory:
         activation_bytes=activations,
         reserved_bytes=0.0,
         num_layers=shape.num_layers,
+        # On CPU a rank's own memory and its host's are one.
+        offload=STRATEGIES[cell.strategy].offload if on_gpu else "none",
+        whole_gradients=cell.strategy == "fsdp"
+        and cell.grad_accum_steps > 1
+        and not cell.options["sync_every_micro_batch"],
     )

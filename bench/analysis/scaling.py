@@ -27,7 +27,7 @@ COLUMNS = [
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
     *("baseline_world_size", "baseline_cell_id", "data", "partition", "slow_rank_frac", "padding_frac", "input_frac"),
-    "training",
+    *("training", "num_workers", "equal_work", "drifting"),
     *(f"{name}_{end}" for name in SURE for end in ("lo", "hi")),
 ]
 
@@ -92,7 +92,8 @@ def scaling_table(launches: pd.DataFrame) -> pd.DataFrame:
     grad_accum_steps, so that ranks share out the micro-batch; a cell with no such partner at another world size joins the
     cells of equal global batch and micro-batch, where ranks share out the accumulation; `keeps` says which. Neither
     speedup nor efficiency is given where the row or its baseline is oversubscribed: such ranks wait for a core, not for
-    each other.
+    each other. Against its own baseline a cell without `equal_work` has both all the same: how many more tokens it trains on,
+    and not how far it gets.
 
     mfu = flops_per_token x tokens_per_s / (world_size x peak of the device at that precision), unknown without a peak
     and for paced models, which do not compute. What is unknown is missing.

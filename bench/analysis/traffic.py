@@ -49,16 +49,20 @@ def disagreement(record: Record) -> str | None:
     if not named <= set(range(len(ledgers[0]))):
         return f"the ledger has calls of step {max(named)}, expected a window of {len(ledgers[0])} steps"
     wrong = [
-        (rank, step, seen) for rank, steps in enumerate(ledgers) for step, seen in enumerate(steps) if seen != expected
+        (rank, step, seen)
+        for rank, steps in enumerate(ledgers)
+        for step, seen in enumerate(steps)
+        if seen != expected[step]
     ]
     if not wrong:
         return None
     rank, step, seen = wrong[0]
-    name, group_size, payload_bytes = call = min(call for call in seen | expected if seen[call] != expected[call])
+    wanted = expected[step]
+    name, group_size, payload_bytes = call = min(call for call in seen | wanted if seen[call] != wanted[call])
     where = f"{len(wrong)} of {sum(map(len, ledgers))} steps of ranks"
     return (
         f"the ledger is not what theory says in {where}: in step {step} rank {rank} called {name} of {payload_bytes} bytes "
-        f"among {group_size} ranks {seen[call]} times, expected {expected[call]}"
+        f"among {group_size} ranks {seen[call]} times, expected {wanted[call]}"
     )
 
 
@@ -66,7 +70,8 @@ def traffic_table(records: list[Record]) -> pd.DataFrame:
     """Collectives of one optimizer step of one rank, observed and by theory: one row an attribution cell and operation,
     columns COLUMNS.
 
-    Observed figures are means over the steps of the window, ranks and launches: whole numbers, because these do not differ.
+    Observed figures are means over the steps of the window, ranks and launches: whole numbers, because these do not differ,
+    but where ranks agree every H steps only.
     Bytes are those of the full arrays, as the ledger counts; `*_volume_bytes` what a rank would send on a ring
     (`ring_volume_bytes`). The factors belong to the cell, not to the operation: all its volume as a multiple of P (n - 1) / n.
     `agrees`: whether every step of every rank and launch called exactly what theory says of this operation; None, and the
@@ -97,16 +102,15 @@ def _rows(launches: list[Record]) -> list[dict[str, Any]]:
     """The rows of one cell."""
     cell, work = launches[0].cell, launches[0].work
     assert work is not None
-    steps = [[seen for rank in _ledgers(launch) for seen in rank] for launch in launches]
-    everything = [seen for launch in steps for seen in launch]
+    everything = [seen for launch in launches for rank in _ledgers(launch) for seen in rank]
     observed = _mean(everything)
-    theories: list[_Calls] = []
+    theories: list[list[_Calls]] = []
     unknown_because = None
     try:
         theories = [_expected(launch) for launch in launches]
     except UnknownTraffic as reason:
         unknown_because = str(reason)
-    theory = _mean(theories) if theories else None
+    theory = _mean([step for launch in theories for step in launch]) if theories else None
 
     def of(calls: dict[_Call, float] | None, operation: str | None, measure: Callable[[_Call], float]) -> float | None:
         if calls is None:
@@ -127,9 +131,10 @@ def _rows(launches: list[Record]) -> list[dict[str, Any]]:
         if theory is None:
             return None
         return all(
-            _only(seen, operation) == _only(expected, operation)
-            for launch, expected in zip(steps, theories, strict=True)
-            for seen in launch
+            _only(seen, operation) == _only(expected[step], operation)
+            for launch, expected in zip(launches, theories, strict=True)
+            for rank in _ledgers(launch)
+            for step, seen in enumerate(rank)
         )
 
     return [
@@ -137,7 +142,7 @@ def _rows(launches: list[Record]) -> list[dict[str, Any]]:
             **cell.model_dump(include={"model", "strategy", "scaling", "world_size", "grad_accum_steps"}),
             **cell.model_dump(include={"micro_batch_size", "precision"}),
             "cell_id": cell.id,
-            "contender": cell.strategy + (f" ({cell.deepspeed_config})" if cell.deepspeed_config is not None else ""),
+            "contender": cell.contender,
             "operation": operation,
             "observed_count": of(observed, operation, lambda call: 1),
             "theory_count": of(theory, operation, lambda call: 1),
@@ -171,7 +176,7 @@ def _has_ledger(record: Record) -> bool:
     return record.kind == "attribution" and record.outcome == "ok" and any(rank.attribution for rank in record.ranks)
 
 
-def _expected(record: Record) -> _Calls:
+def _expected(record: Record) -> list[_Calls]:
     """What theory says of each step of the launch's window. Raises UnknownTraffic where it says nothing."""
     work = record.work
     if record.outline is None or work is None:
@@ -185,7 +190,16 @@ def _expected(record: Record) -> _Calls:
     version = record.environment.versions.get("deepspeed", "") if record.environment is not None else ""
     if record.deepspeed_config is not None and not version.startswith(f"{DEEPSPEED}."):
         raise UnknownTraffic(f"DeepSpeed {version}: the rules are those of {DEEPSPEED}")
-    lines = traffic(record.cell, record.outline, record.deepspeed_config)
+    num_nodes = record.environment.num_nodes if record.environment is not None else None
+    # Where ranks agree every H steps only, steps are unequal.
+    kinds = [
+        _calls(traffic(record.cell, record.outline, record.deepspeed_config, work.num_warmup_steps + step, num_nodes))
+        for step in range(work.num_steps if record.cell.sync_every > 1 else 1)
+    ]
+    return kinds if record.cell.sync_every > 1 else kinds * work.num_steps
+
+
+def _calls(lines: list[TrafficLine]) -> _Calls:
     return Counter({(line.operation, line.group_size, line.payload_bytes): line.count for line in lines})
 
 

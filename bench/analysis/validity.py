@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from bench.plan.cell import EQUAL_WORK
-from bench.plan.strategies import STRATEGIES
 from bench.results.reference import Reference
 
 # Relative L2 distance between replicas that synchronise at every step. They start equal and add equal gradients, so that
@@ -22,22 +21,11 @@ LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 COMPARED_STEPS = 50
 """So many losses of a training are held to others of equal work: after that, sums in another order have parted them."""
 
-# A strategy that is in neither is held to the gates.
-DRIFTING = frozenset(name for name, spec in STRATEGIES.items() if spec.drifting)
-OTHER_WORK = frozenset(name for name, spec in STRATEGIES.items() if not spec.equal_work)
-
 # What the gates look at.
 _ASKED = [
     *("strategy", "precision", "world_size", "num_ranks", "steps", "num_steps", "num_timed_steps", "losses"),
-    *(
-        "max_steps",
-        "num_skipped_steps",
-        "replica_distance",
-        "optimizer",
-        "skipped_warmup_steps",
-        "corpus_sha256",
-        "batch_tokens",
-    ),
+    *("num_skipped_steps", "replica_distance", "optimizer", "skipped_warmup_steps", "corpus_sha256", "batch_tokens"),
+    *("drifting", "lost", "max_steps"),
 ]
 
 
@@ -61,7 +49,7 @@ def judge(
     found = {index: [why for gate in GATES if (why := gate(row))] for index, row in _rows(ok)}
     for index, launch_id in ok["launch_id"].items():
         found[index] += known.get(launch_id, ())
-    held = ok[~ok["strategy"].isin(OTHER_WORK)]
+    held = ok[ok["equal_work"].astype(bool)]
     # The profile `matched` settles the optimizer; a wrong one there is no excuse for other losses.
     held = held.assign(optimizer=held["optimizer"].where(held["profile"] == "tuned"))
     apart = _leaves_plain_training(held, references)
@@ -84,6 +72,8 @@ def _rows(frame: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
 
 def ranks_missing(row: dict[str, Any]) -> str | None:
     """Why the launch is invalid, if a rank left no record."""
+    if row["lost"]:
+        return f"lost {row['lost']}: the figures are of the others alone"
     if row["num_ranks"] != row["world_size"]:
         return f"records of {row['num_ranks']:.0f} ranks, expected world_size {row['world_size']}"
     return None
@@ -115,7 +105,7 @@ def steps_skipped(row: dict[str, Any]) -> str | None:
 def replicas_differ(row: dict[str, Any]) -> str | None:
     """Why the launch is invalid, if the replicas of a synchronous strategy are further apart than rounding explains."""
     distance, tolerance = row["replica_distance"], REPLICA_TOLERANCE[row["precision"]]
-    if row["strategy"] in DRIFTING or distance is None or np.isnan(distance) or distance <= tolerance:
+    if row["drifting"] or distance is None or np.isnan(distance) or distance <= tolerance:
         return None
     return f"replicas differ by {distance:.2g} (relative) at the end, expected at most {tolerance:g}"
 

@@ -23,7 +23,7 @@ RANKING_COLUMNS = [
     *GROUP,
     *("fastest", "step_time_s", "tokens_per_s", "unresolved", "slower", "runner_up", "lead", "lead_lo", "lead_hi"),
     *("slowest", "slowest_ratio", "slowest_ratio_lo", "slowest_ratio_hi", "num_ok", "num_cells", "min_launches"),
-    *("resolution_frac", "oversubscribed", "paced"),
+    *("resolution_frac", "oversubscribed", "paced", "other_work"),
 ]
 NOT_OK_COLUMNS = [
     *("model", "strategy", "scaling", "world_size", "grad_accum_steps", "micro_batch_size", "outcome", "reason"),
@@ -41,13 +41,17 @@ def ranking(scaling: pd.DataFrame, measured: Sequence[Measured]) -> pd.DataFrame
     5 % behind, or than that spread or that between launches of one cell, where they are wider. resolution_frac is the margin
     that was applied beside the interval. lead = the step time of `runner_up`, the second, over the fastest's; slowest_ratio
     the same of the slowest; their `_lo` and `_hi` are 99 % intervals. A group without any ok cell has no row.
+
+    Cells that don't do equal work (delayed, asynchronous or lossy synchronisation) are in no ranking: a step time says nothing
+    of how far they train. `other_work` names them.
     """
     launches = {one.cell.id: one.launch_step_times_s for one in measured}
     noise = Noise.of([times for one in measured for times in (one.launch_step_times_s, one.twin_step_times_s)])
     spread = aa_spread_frac(measured) or 0.0
     rows: list[dict[str, Any]] = []
     for values, group in scaling.groupby(GROUP, sort=False, dropna=False):
-        ok = group[group["outcome"] == "ok"].sort_values("tokens_per_s", ascending=False, kind="stable")
+        figures = group[group["outcome"] == "ok"].sort_values("tokens_per_s", ascending=False, kind="stable")
+        ok = figures[figures["equal_work"].astype(bool)]
         if ok.empty:
             continue
         first, others = ok.iloc[0], ok.iloc[1:]
@@ -65,6 +69,7 @@ def ranking(scaling: pd.DataFrame, measured: Sequence[Measured]) -> pd.DataFrame
             slower=", ".join(others["contender"][behind]),
             num_ok=len(ok),
             num_cells=len(group),
+            other_work=", ".join(figures.loc[~figures["equal_work"].astype(bool), "contender"]),
             min_launches=ok["launches"].min(),
             resolution_frac=margin,
             oversubscribed=bool(ok["oversubscribed"].any()),

@@ -34,7 +34,8 @@ def in_rounds(runnable: Sequence[PlannedCell], twin: PlannedCell | None, seed: i
     order = random.Random(seed)
     timing, attribution = KINDS
     wanted = [(planned, timing, planned.settings.launches, False) for planned in runnable]
-    wanted += [(planned, attribution, planned.settings.attribution_launches, False) for planned in runnable]
+    metered = [planned for planned in runnable if planned.cell.unmetered_because is None]
+    wanted += [(planned, attribution, planned.settings.attribution_launches, False) for planned in metered]
     if twin is not None:
         wanted.append((twin, timing, twin.settings.launches, True))
     tasks: list[Task] = []

@@ -75,10 +75,21 @@ def _signal(pid: int) -> int | None:
 
 
 class LaunchProcess:
-    """The launcher and all that it started, in a session of their own, so that Ctrl-C reaches this program alone."""
+    """The launcher and all that it started, in a session of their own, so that Ctrl-C reaches this program alone.
 
-    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, world_size: int) -> None:
+    `may_be_lost`: ranks whose failure does not end the launch.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        world_size: int,
+        may_be_lost: frozenset[int] = frozenset(),
+    ) -> None:
         self.ranks = RankWatch(folder, world_size)
+        self._may_be_lost = may_be_lost
         self._folder = folder
         self._launch_id = environment[MARK]
         self.log = folder / "logs" / "launcher.log"
@@ -119,12 +130,18 @@ class LaunchProcess:
             now = time.monotonic()
             if now >= deadline:
                 return None
-            if failed_at is None and next(self._folder.glob("failure_*.json"), None) is not None:
+            if failed_at is None and self._has_failed():
                 failed_at = now
             if failed_at is not None and now - failed_at > GRACE_S:
                 return 1 if read_failures(self._folder) else None
             tick()
             time.sleep(POLL_S)
+
+    def _has_failed(self) -> bool:
+        """Whether a rank left a failure that the others don't survive."""
+        if not self._may_be_lost:
+            return next(self._folder.glob("failure_*.json"), None) is not None
+        return any(failure.rank not in self._may_be_lost for failure in read_failures(self._folder))
 
     def end(self) -> None:
         """End every process of the launch, children and those whose parents are gone too."""

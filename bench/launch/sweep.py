@@ -65,6 +65,7 @@ class Sweep:
     runnable: list[PlannedCell] = field(init=False)
     tasks: list[Task] = field(init=False)
     skipped: list[tuple[Cell, str]] = field(init=False)
+    unmetered: list[tuple[Cell, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.skipped = []
@@ -75,6 +76,11 @@ class Sweep:
                 self.runnable.append(planned)
             else:
                 self.skipped.append((planned.cell, reason))
+        self.unmetered = [
+            (planned.cell, planned.cell.unmetered_because)
+            for planned in self.runnable
+            if planned.settings.attribution_launches and planned.cell.unmetered_because is not None
+        ]
         twin = cell_of_the_pair(self.runnable, self.machine) if self.suite.aa_pair else None
         self.tasks = in_rounds(self.runnable, twin, self.suite.seed)
 
@@ -84,8 +90,9 @@ class Sweep:
         return [planned for planned in self.runnable if planned.settings.auto]
 
     def _too_large(self, cell: Cell) -> str | None:
-        if cell.world_size > self.machine.num_slots:
-            return f"needs {cell.world_size} slots, there are {self.machine.num_slots} ({self.machine.description})"
+        slots = self.machine.num_slots_for(cell)
+        if cell.world_size > slots:
+            return f"needs {cell.world_size} slots, there are {slots} ({self.machine.description})"
         if self.hostfile is not None and self.hostfile.placement(cell.world_size) is None:
             return f"{self.hostfile.path} has no even placement for {cell.world_size} ranks"
         return None
@@ -155,6 +162,7 @@ class Sweep:
         Raises Interrupted when the user stops it: what is whole stays, and the same command goes on from there.
         """
         skipped = [self._note_skipped(cell, reason) for cell, reason in self.skipped]
+        skipped += [self._note_skipped(cell, reason, "attribution") for cell, reason in self.unmetered]
         return skipped + self.launch(self.missing(), progress)
 
     def launch(self, tasks: list[Task], progress: Progress) -> list[Record]:
@@ -177,9 +185,11 @@ class Sweep:
         launch_file = self.folder / task.cell.id / "LAUNCH_ID" / LAUNCH_NAME
         return launch_command(self.launcher, task.cell, launch_file, 0, self.hostfile)
 
-    def _note_skipped(self, cell: Cell, reason: str) -> Record:
+    def _note_skipped(self, cell: Cell, reason: str, kind: LaunchKind = "timing") -> Record:
+        launch_id = "skipped" if kind == "timing" else f"skipped-{kind}"
         record = Record(
-            launch_id="skipped",
+            launch_id=launch_id,
+            kind=kind,
             suite=self.suite.name,
             cell=cell,
             started_at=_now(),
@@ -187,7 +197,7 @@ class Sweep:
             outcome="skipped",
             reason=reason,
         )
-        write_record(record_path(self.folder / cell.id / "skipped"), record)
+        write_record(record_path(self.folder / cell.id / launch_id), record)
         return record
 
     def _launch(self, task: Task, tick: Callable[[], None]) -> Record:
@@ -221,7 +231,8 @@ class Sweep:
         process: LaunchProcess | None = None
         try:
             environment = launch_environment(self.machine, task.cell, launch_id)
-            process = LaunchProcess(command, environment, folder, task.cell.world_size)
+            may_be_lost = frozenset(range(task.cell.num_workers)) if task.cell.own_pace else frozenset()
+            process = LaunchProcess(command, environment, folder, task.cell.world_size, may_be_lost)
             status = process.wait(task.settings.timeout_s, tick)
         except BaseException:
             if process is not None:

@@ -12,6 +12,7 @@ import models
 from bench.errors import SuiteError, nearest
 from bench.plan.goal import Goal
 from bench.plan.strategies import STRATEGIES, OptionValue
+from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
 from bench.plan.workload import Workload
 
@@ -75,6 +76,7 @@ class Cell(Workload, Training, Goal):
                 hint=nearest(self.strategy, STRATEGIES),
             )
         self._check_strategy_options()
+        check_synchronisation(self)
         if self.model in models.PRESETS:
             sizes = models.PRESETS[self.model][1]
             for option, value in self.model_options.items():
@@ -98,10 +100,15 @@ class Cell(Workload, Training, Goal):
                 f"slow_rank_frac: {self.model} computes at its own speed, expected a paced model",
                 hint="take the key out, or choose paced-nano",
             )
-        if self.partition == "dynamic" and self.strategy == "zero3":
+        if self.partition == "dynamic" and STRATEGIES[self.strategy].gathers_in_forward:
             raise SuiteError(
-                "partition: dynamic measures ranks in their forward pass, where those of zero3 wait for each other",
+                f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
                 hint="choose karmarkar_karp, or another strategy",
+            )
+        if self.is_trained and self.num_servers:
+            raise SuiteError(
+                f"max_steps: ranks of {self.strategy} that keep parameters have no model to evaluate, so it can't be trained to a goal",
+                hint="take max_steps out to time it, or choose another strategy",
             )
         if self.partition == "dynamic" and self.dropout:
             raise SuiteError(
@@ -123,11 +130,71 @@ class Cell(Workload, Training, Goal):
                     type(known[option])
                 ]
                 raise SuiteError(f"strategy_options.{option}: found {value!r}, expected {kind}")
+            spec = STRATEGIES[self.strategy]
+            if option in spec.choices and value not in spec.choices[option]:
+                raise SuiteError(
+                    f"strategy_options.{option}: found {value!r}, expected {', '.join(spec.choices[option])}",
+                    hint=nearest(str(value), spec.choices[option]),
+                )
+            if option in spec.least and not isinstance(value, str) and not spec.least[option] <= value < 1e9:
+                raise SuiteError(
+                    f"strategy_options.{option}: found {value!r}, expected at least {spec.least[option]:g}"
+                )
 
     @property
     def options(self) -> dict[str, OptionValue]:
         """The strategy's settings: those of the cell, defaults for the others."""
         return {**STRATEGIES[self.strategy].options, **self.strategy_options}
+
+    @property
+    def equal_work(self) -> bool:
+        """True if the losses are those of full synchronisation, so that step times alone may be compared."""
+        return STRATEGIES[self.strategy].equal_work or self._as_if_synchronous
+
+    @property
+    def drifting(self) -> bool:
+        """True if replicas differ at the end of a step by design."""
+        return STRATEGIES[self.strategy].drifting and not self._as_if_synchronous
+
+    @property
+    def _as_if_synchronous(self) -> bool:
+        asked = STRATEGIES[self.strategy].equal_with
+        return bool(asked) and all(self.options[name] == value for name, value in asked.items())
+
+    @property
+    def sync_every(self) -> int:
+        """Optimizer steps from one exchange between all ranks to the next: what is measured is whole periods of them."""
+        return int(self.options.get("every_steps", 1))
+
+    @property
+    def least_warmup_steps(self) -> int:
+        """Optimizer steps before the strategy does what it is there for: no measured window begins earlier."""
+        return int(self.options.get("start_iter", self.options.get("freeze_step", 1)))
+
+    @property
+    def own_pace(self) -> bool:
+        """True if no worker waits for the others at each step: then they take unequal numbers of steps in the same time."""
+        return self.options.get("mode") in ("async", "stale")
+
+    @property
+    def num_servers(self) -> int:
+        """Ranks that keep parameters and train nothing: the last ones."""
+        return int(self.options.get("num_servers", 0))
+
+    @property
+    def num_workers(self) -> int:
+        """Ranks that train: the first ones, all but the servers."""
+        return self.world_size - self.num_servers
+
+    @property
+    def unmetered_because(self) -> str | None:
+        """Why no attribution launch can be made of this cell; None where one can."""
+        if self.num_servers:
+            return (
+                f"{self.strategy} is not metered: without its messages a worker has no weights to go on with, so that the arms "
+                "sync and local would measure something else"
+            )
+        return None
 
     @property
     def strategy_words(self) -> str:
@@ -142,8 +209,8 @@ class Cell(Workload, Training, Goal):
 
     @property
     def global_batch_size(self) -> int:
-        """Sequences per optimizer step over all ranks."""
-        return self.micro_batch_size * self.grad_accum_steps * self.world_size
+        """Sequences per optimizer step over all workers."""
+        return self.micro_batch_size * self.grad_accum_steps * self.num_workers
 
     @property
     def tokens_per_step(self) -> int:

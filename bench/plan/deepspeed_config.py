@@ -10,6 +10,7 @@ from typing import Any
 from bench.errors import ConfigError
 from bench.plan.cell import Cell
 from bench.plan.strategies import STRATEGIES
+from bench.plan.strategy_config import put_options
 
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 
@@ -145,13 +146,16 @@ def bucket_elements(num_params: int) -> int:
     return max(1, -(-num_params // NUM_BUCKETS))
 
 
-def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
+def resolve_deepspeed_config(cell: Cell, num_params: int, on_gpu: bool = False) -> dict[str, Any]:
     """The file exactly as DeepSpeed gets it: the cell's batch, accumulation, precision, optimizer and bucket sizes put in.
 
     The profile `tuned` keeps the file's way of running the cell's optimizer, its buckets and overlap. `matched` gives every
     strategy torch's optimizer with equal settings, and buckets that scale with the model; at stage 3 the thresholds that
     decide what stays resident scale too, or a small model would never be sharded (their defaults are made for billions).
+    Where GPUs offload their optimizer, it is DeepSpeed's own for the host, of the same arithmetic: torch's would take several
+    times as long there, and nobody trains so. On CPU all strategies compute with torch's.
     """
+    spec = STRATEGIES[cell.strategy]
     config = copy.deepcopy(load_deepspeed_config(config_path(cell)))
     config["train_batch_size"] = cell.global_batch_size
     config["train_micro_batch_size_per_gpu"] = cell.micro_batch_size
@@ -162,12 +166,15 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     config["wall_clock_breakdown"] = False
     config["timers"] = {**config.get("timers", {}), "throughput": {"enabled": False}}
     config.pop("comms_logger", None)
+    put_options(cell, config)
     settled = {"lr": cell.learning_rate, "weight_decay": cell.weight_decay}
     tuned = cell.profile == "tuned"
-    if tuned and "optimizer" in config and _optimizer_of(config) in (None, cell.optimizer):
+    if spec.own_optimizer or (tuned and "optimizer" in config and _optimizer_of(config) in (None, cell.optimizer)):
         config["optimizer"]["params"] = {**config["optimizer"].get("params", {}), **settled}
     else:
         config["optimizer"] = _torch_optimizer(cell, settled)
+        if spec.offload != "none" and on_gpu:
+            config["optimizer"]["params"].pop("torch_adam", None)
         config["zero_allow_untested_optimizer"] = True
     if cell.max_grad_norm or not tuned:
         config["gradient_clipping"] = cell.max_grad_norm
@@ -178,12 +185,12 @@ def resolve_deepspeed_config(cell: Cell, num_params: int) -> dict[str, Any]:
     config["fp16"] |= {"loss_scale": 0, "initial_scale_power": 16, "hysteresis": 1, "loss_scale_window": 1000}
     zero = config.setdefault("zero_optimization", {})
     bucket = bucket_elements(num_params)
-    if cell.strategy != "zero0":
+    if spec.zero_stage != 0:
         zero["reduce_bucket_size"] = bucket
-    if cell.strategy in ("zero1", "zero2"):
+    if spec.zero_stage in (1, 2):
         # DeepSpeed refuses an odd one.
         zero["allgather_bucket_size"] = bucket + bucket % 2
-    if cell.strategy == "zero3":
+    if spec.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = bucket
         zero["stage3_param_persistence_threshold"] = min(100_000, num_params // 400)
         zero["stage3_max_live_parameters"] = min(1_000_000_000, 2 * bucket)

@@ -22,7 +22,7 @@ FRAME_COLUMNS = [
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
     *("optimizer", "skipped_warmup_steps", "data", "partition", "slow_rank_frac", "corpus_sha256", "batch_tokens"),
-    *("padding_frac", "input_frac", "training", "masks", "max_steps"),
+    *("padding_frac", "input_frac", "training", "masks", "num_workers", "equal_work", "drifting", "lost", "max_steps"),
 ]
 
 
@@ -41,8 +41,10 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     batch_tokens (list, tokens of each step's global batch where lengths differ), padding_frac (of the positions that went
     through the model in the window), input_frac (largest over ranks of the window's seconds spent waiting for a batch).
     tokens_per_step is the median over the window where lengths differ. contender is the strategy with its options and its
-    own DeepSpeed file, strategy_options these options alone, in words. steps are those that training took to its goal where it
-    had one. What was not measured is missing (None or NaN).
+    own DeepSpeed file, strategy_options these options alone, in words. num_workers is world_size without servers, equal_work and
+    drifting are the cell's, lost the workers that were gone before the end, in words. step_time_s is that of
+    `Record.slowest_step_times_s`. steps are those that training took to its goal where it had one. What was not measured is
+    missing (None or NaN).
     """
     rows: list[dict[str, Any]] = []
     for record in records:
@@ -54,6 +56,7 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         row["data"] = cell.data
         if record.training is not None:
             row["steps"] = record.training.num_steps
+        row.update(num_workers=cell.num_workers, equal_work=cell.equal_work, drifting=cell.drifting)
         row["training"] = cell.training
         row["masks"] = cell.masks
         row.update(
@@ -84,12 +87,14 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         seen = [rank.witnessed.skipped for rank in record.ranks if rank.witnessed is not None]
         row["skipped_warmup_steps"] = [step for step, ranks in enumerate(zip(*seen, strict=False)) if any(ranks)]
         row["num_ranks"] = len({rank.rank for rank in record.ranks})
+        lost = record.synchronisation.lost if record.synchronisation is not None else []
+        row["lost"] = ", ".join(f"rank {one.rank} after {one.num_updates} updates" for one in lost)
         # Ranks of unequal length belong to no valid launch: num_timed_steps, the shortest, lets the gates say so.
-        timed = min((len(rank.step_times_s) for rank in record.ranks), default=0)
-        trained = min((len(rank.losses) for rank in record.ranks), default=0)
+        timed = record.num_timed_steps()
+        trained = min((len(rank.losses) for rank in record.workers), default=0)
         row["num_timed_steps"] = timed
         if timed and trained and work is not None:
-            step_times_s = np.array([rank.step_times_s[:timed] for rank in record.ranks]).max(axis=0)
+            step_times_s = np.array(record.slowest_step_times_s())
             losses = record.mean_losses()
             threads = max(rank.threads for rank in record.ranks)
             row.update(
@@ -129,17 +134,16 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
 
 def padding_frac(record: Record) -> float | None:
     """Padding over all positions that went through the model in the window; None in records that don't say."""
-    first = record.work.num_warmup_steps if record.work is not None else 0
-    padding = sum(sum(rank.padding[first:]) for rank in record.ranks)
-    tokens = sum(sum(rank.tokens[first:]) for rank in record.ranks)
+    padding = sum(sum(rank.padding[record.first_step(rank) :]) for rank in record.workers)
+    tokens = sum(sum(rank.tokens[record.first_step(rank) :]) for rank in record.workers)
     return padding / (padding + tokens) if tokens else None
 
 
 def input_frac(record: Record) -> float | None:
     """The part of the window in which the rank that did so longest waited for its batches; None in records that don't say."""
-    if not record.ranks or not all(rank.input_times_s for rank in record.ranks):
+    if not record.workers or not all(rank.input_times_s for rank in record.workers):
         return None
-    return max(sum(rank.input_times_s) / sum(rank.step_times_s) for rank in record.ranks)
+    return max(sum(rank.input_times_s) / sum(rank.step_times_s) for rank in record.workers)
 
 
 def _largest_distance(replicas: Replicas | None) -> float | None:

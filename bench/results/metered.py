@@ -101,10 +101,12 @@ VisitKind = Literal["enter_forward", "leave_forward", "enter_backward", "leave_b
 
 
 class ParameterOutline(Schema):
-    """A parameter by its name (the first, if it is tied) and its size before any sharding."""
+    """A parameter by its name (the first, if it is tied), its size and the length of its first dimension before any sharding;
+    `num_rows` is None in older records."""
 
     name: str
     num_elements: int
+    num_rows: int | None = None
 
 
 class ModuleOutline(Schema):

@@ -11,6 +11,7 @@ from bench.plan.cell import Cell
 from bench.results.corpus import Corpus
 from bench.results.metered import Attribution, Outline, RankAttribution
 from bench.results.schema import Schema
+from bench.results.synchronisation import Synchronisation
 from bench.results.training import Trained
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -78,16 +79,20 @@ class RankRecord(Schema):
     dealt, and what its sequences were reckoned to cost (`costs`: model FLOPs, or seconds of sleep). `input_times_s` are
     the seconds of the window's steps in which the rank waited for its batch. These four are empty in older records.
     `peak_memory_bytes` is the allocator's peak on CUDA (torch.cuda.max_memory_allocated) and the peak resident set on
-    CPU, `base_memory_bytes` the same before the model was built. `launch_id` is the one that this rank was told."""
+    CPU, `base_memory_bytes` the same before the model was built. `launch_id` is the one that this rank was told. A server
+    trains nothing: its steps, losses and tokens are empty. `num_warmup_steps` is the rank's own number where workers go at
+    their own pace, None where it is the launch's."""
 
     launch_id: str | None = None
     rank: int
+    role: Literal["worker", "server"] = "worker"
     local_rank: int
     hostname: str
     pid: int
     device: str
     threads: int
     affinity: list[int]
+    num_warmup_steps: int | None = None
     step_times_s: list[float]
     losses: list[float]
     tokens: list[int] = Field(default_factory=list)
@@ -153,7 +158,8 @@ class Record(Schema):
     shows how far equal cells differ and serves nothing else. `deepspeed_config` is the file as DeepSpeed got it, with every
     override applied. `hostname` and `affinity` are the host that started the launch, and the cores that its ranks there may
     use; `None` by hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in
-    records older than these files. `training` is for a cell that is trained to a goal: its whole course is the window, without
+    records older than these files, "" for a rank that was lost. `synchronisation` is how the replicas were kept together,
+    None in records older than it. `training` is for a cell that is trained to a goal: its whole course is the window, without
     a warm-up before it.
     """
 
@@ -180,20 +186,44 @@ class Record(Schema):
     outline: Outline | None = None
     corpus: Corpus | None = None
     training: Trained | None = None
+    synchronisation: Synchronisation | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
     rank_sha256: list[str] = Field(default_factory=list)
 
+    @property
+    def workers(self) -> list[RankRecord]:
+        """The ranks that trained."""
+        return [rank for rank in self.ranks if rank.role == "worker"]
+
+    def first_step(self, rank: RankRecord) -> int:
+        """The number of the rank's first step in the window: how many it took before."""
+        if rank.num_warmup_steps is not None:
+            return rank.num_warmup_steps
+        return self.work.num_warmup_steps if self.work is not None else 0
+
     def mean_losses(self) -> list[float]:
-        """Loss of each step from the first warm-up step on, the mean over the tokens of all ranks. Steps that some rank lacks are
-        left out."""
-        by_step = zip(*(rank.losses for rank in self.ranks), strict=False)
-        if self.cell.equal_lengths or not all(rank.tokens for rank in self.ranks):
+        """Loss of each step from the first warm-up step on, the mean over the tokens of all workers. Steps that some worker lacks
+        are left out.
+
+        Workers that go at their own pace take unequal numbers of steps in the same time: then an entry is the mean of what each
+        had come to at the same part of its way, as many entries as all would have with equal numbers.
+        """
+        if self.cell.own_pace and self.work is not None:
+            number = self.work.num_warmup_steps + self.work.num_steps
+            along = [[losses[place * len(losses) // number] for place in range(number)] for losses in self._losses()]
+            return [sum(losses) / len(losses) for losses in zip(*along, strict=True)]
+        by_step = zip(*self._losses(), strict=False)
+        workers = self.workers
+        if self.cell.equal_lengths or not all(rank.tokens for rank in workers):
             return [sum(losses) / len(losses) for losses in by_step]
-        tokens = zip(*(rank.tokens for rank in self.ranks), strict=False)
+        tokens = zip(*(rank.tokens for rank in workers), strict=False)
         return [
             sum(loss * number for loss, number in zip(losses, numbers, strict=True)) / sum(numbers)
             for losses, numbers in zip(by_step, tokens, strict=False)
         ]
+
+    def _losses(self) -> list[list[float]]:
+        return [rank.losses for rank in self.workers if rank.losses or not self.cell.own_pace]
 
     def tokens_per_step(self) -> float:
         """Tokens of a step over all ranks: those of the cell, or where lengths differ the median over the window's steps, as of
@@ -201,6 +231,24 @@ class Record(Schema):
         counted = self.work.batch_tokens[self.work.num_warmup_steps :] if self.work is not None else []
         return statistics.median(counted) if counted and not self.cell.equal_lengths else self.cell.tokens_per_step
 
+    def num_timed_steps(self) -> int:
+        """Steps of the window that every worker timed; where workers go at their own pace, all of theirs over their number."""
+        lengths = [len(rank.step_times_s) for rank in self.workers]
+        if self.cell.own_pace:
+            return sum(lengths) // self.cell.num_workers
+        return min(lengths, default=0)
+
     def slowest_step_times_s(self) -> list[float]:
-        """Seconds of each step of the window, the slowest rank's."""
-        return [max(times_s) for times_s in zip(*(rank.step_times_s for rank in self.ranks), strict=True)]
+        """Seconds of each step of the window, the slowest rank's; of steps that some rank lacks none.
+
+        Where ranks agree every H steps only, an entry a period: the slowest rank's mean step in it, because within a period
+        nobody waits for another. Where they go at their own pace, one: the seconds in which together they took as many steps as
+        all take in one.
+        """
+        times_s = [rank.step_times_s for rank in self.workers]
+        every = self.cell.sync_every
+        if self.cell.own_pace:
+            number = self.num_timed_steps()
+            return [max(map(sum, times_s)) / number] if number else []
+        whole = min(map(len, times_s), default=0) // every * every
+        return [max(sum(times[first : first + every]) / every for times in times_s) for first in range(0, whole, every)]

@@ -151,6 +151,8 @@ def _parts_wrong(folder: Path, record: Record) -> str | None:
     """Which ranks' own files are not there any more, or not the ones that the record was made of."""
     found = []
     for rank, digest in enumerate(record.rank_sha256):
+        if not digest:
+            continue  # the rank was lost, as the record says
         path = rank_path(folder, rank)
         try:
             untouched = _untouched(path.read_text(encoding="utf-8"))

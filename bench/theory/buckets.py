@@ -55,6 +55,7 @@ def exchange(
     backend: str,
     profile: str = "tuned",
     last_frac: float = 0.0,
+    num_layers: int = 1,
 ) -> Exchange:
     """What a step of `strategy` exchanges. `gradient_bytes` and `parameter_bytes` are those of one element on the wire.
 
@@ -62,9 +63,18 @@ def exchange(
     all-gather. ZeRO-2: beside each. ZeRO-3: a reduce-scatter in each, and parameters gathered in each pass. Bucket sizes and
     overlap as ds_configs/ say (`tuned`), or an eighth of the model (`matched`). On gloo DeepSpeed's reductions do not
     overlap. On one rank nothing is gathered. `last_frac` of the gradients are ready only when the pass ends. An array is
-    padded to equal parts of the ranks where it is scattered or gathered.
+    padded to equal parts of the ranks where it is scattered or gathered. FSDP2 (fsdp, at its defaults): a reduce-scatter of
+    each of `num_layers` equal blocks beside the last backward pass, then of the rest; blocks are gathered in both passes of
+    each micro-batch, the rest in the forward pass alone.
     """
     whole = float(num_params * gradient_bytes)
+    if strategy == "fsdp":
+        part = math.ceil(num_params / world_size) * world_size
+        block = part * gradient_bytes * (1 - last_frac) / num_layers
+        rest = part * gradient_bytes * last_frac
+        sizes = [(block, (place + 1) / num_layers) for place in range(num_layers)] + [(rest, 1.0)] * (rest > 0)
+        in_pass = part * parameter_bytes * grad_accum_steps * (1 - last_frac / 2) if world_size > 1 else 0.0
+        return Exchange("reduce_scatter", tuple(sizes), 1, backend != "gloo", gathered_in_pass_bytes=in_pass)
     stage = STRATEGIES[strategy].zero_stage
     if stage is None:
         limit, first = float(_DDP_BUCKET_BYTES), float(_DDP_FIRST_BYTES)

@@ -41,7 +41,7 @@ def floors(
         )
     memory = machine.device.memory_bytes_per_s
     if not _assumed(memory):
-        divided = (STRATEGIES[cell.strategy].zero_stage or 0) >= 1
+        divided = STRATEGIES[cell.strategy].stage >= 1
         params = num_params / (cell.world_size if divided else 1)
         seconds = ADAM_BYTES_PER_PARAM * params / memory.value
         found.append(Floor(seconds, "Adam's bytes at the memory's bandwidth", memory.source))

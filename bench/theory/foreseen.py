@@ -101,5 +101,5 @@ def _own(found: Calibration, series: Series) -> tuple[float, Vector, float]:
 
 
 def _stage(strategy: str) -> int:
-    stage = STRATEGIES[strategy].zero_stage
-    return -1 if stage is None else stage
+    spec = STRATEGIES[strategy]
+    return -1 if spec.zero_stage is None and not spec.stage else spec.stage

@@ -10,6 +10,7 @@ from typing import Literal
 from bench.errors import ConfigError, ProjectionError, SuiteError
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
+from bench.plan.strategies import STRATEGIES
 from bench.results.metered import Outline
 from bench.theory.collectives import Group, collective_s
 from bench.theory.machine import Machine, Network, Quantity
@@ -146,7 +147,9 @@ def _lines(work: MeasuredWork, strategy: str, grad_accum_steps: int, world_size:
     changes = {"strategy": strategy, "grad_accum_steps": grad_accum_steps, "world_size": world_size}
     cell = work.cell.model_copy(update={**changes, "deepspeed_config": None})
     try:
-        config = None if strategy == "ddp" else resolve_deepspeed_config(cell, work.num_params)
+        config = (
+            None if STRATEGIES[strategy].deepspeed_config is None else resolve_deepspeed_config(cell, work.num_params)
+        )
         return traffic(cell, outline, config)
     except (UnknownTraffic, ConfigError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from bench.plan.strategies import STRATEGIES
@@ -80,16 +81,20 @@ def memory(
     reserved_bytes: float,
     num_layers: int,
     offload: str = "none",
+    whole_gradients: bool = False,
 ) -> Memory:
     """Bytes of one rank while the backward pass begins: its peak.
 
     Buckets: DDP's are the gradients themselves (gradient_as_bucket_view). DeepSpeed's stages 1 to 3 keep two of their
-    reduce buckets where reductions overlap, else one; stage 3 beside them two gathered layers. The fragmentation allowance,
+    reduce buckets where reductions overlap, else one; stage 3 and FSDP2 beside them two gathered layers. `whole_gradients`: those
+    of several micro-batches add up before they are reduced and divided (fsdp). The fragmentation allowance,
     FRAGMENTATION_FRAC, is on buckets and activations. Not counted: temporaries inside a kernel, the loss scaler, buffers.
     """
-    stage = STRATEGIES[strategy].zero_stage or 0
+    stage = STRATEGIES[strategy].stage
     states = model_states(num_params, precision, stage, world_size, offload)
     buckets = 0.0
+    if whole_gradients:
+        states = dataclasses.replace(states, gradients=float(num_params * DTYPE_BYTES[precision]))
     if stage >= 1:
         largest = max(size for size, _ in exchange.buckets)
         buckets = largest * (2 if exchange.overlaps else 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bench.plan.strategies import STRATEGIES
 from bench.theory.buckets import Exchange, exchange
 from bench.theory.collectives import Group, collective_s
 from bench.theory.stragglers import lateness_s, variation_frac
@@ -50,6 +52,7 @@ def exchange_of(work: Workload, strategy: str, group: Group) -> Exchange:
         backend=group.machine.node.backend,
         profile=work.profile,
         last_frac=work.last_frac,
+        num_layers=work.num_layers,
     )
 
 
@@ -73,6 +76,14 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
         work.forward_s * slower, work.backward_s * slower, exchanged, group, gathered_bytes, work.num_layers
     )
     exposed_s = gathered_after_s(exchanged, group) + exchanged.times * float(added_s)
+    if gathered_bytes and exchanged.times < passes:
+        # FSDP2 gathers in every micro-batch, and reduces in the last alone.
+        gathering = dataclasses.replace(exchanged, buckets=())
+        exposed_s += (passes - exchanged.times) * float(
+            added_to_passes_s(
+                work.forward_s * slower, work.backward_s * slower, gathering, group, gathered_bytes, work.num_layers
+            )
+        )
     own = forward_s + backward_s + update_s
     return Step(
         forward_s,
@@ -87,7 +98,7 @@ def step(work: Workload, strategy: str, group: Group, exchanged: Exchange) -> St
 
 def divides_update(strategy: str) -> bool:
     """Whether a rank updates its part of the parameters alone."""
-    return strategy in ("zero1", "zero2", "zero3")
+    return STRATEGIES[strategy].stage >= 1
 
 
 def gathered_after_s(exchanged: Exchange, group: Group) -> float:

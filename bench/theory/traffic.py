@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.plan.cell import Cell
-from bench.plan.deepspeed_config import bucket_elements
+from bench.plan.strategies import STRATEGIES
 from bench.results.metered import Outline
+from bench.theory.ddp import DDP_STRATEGIES, ddp_calls
+from bench.theory.delayed_traffic import DELAYED, delayed_calls
+from bench.theory.fsdp import fsdp_calls
 from bench.theory.zero3 import Call, gathers, padded
 from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic, ZeroSettings, zero_settings
 
 FLAG_BYTES, NORM_BYTES, NORM_BYTES_STAGE_3 = 1, 4, 8
-"""Messages by which ranks agree: did the loss overflow (uint8), the gradients' norm (float32; float64 at stage 3)."""
+"""Messages by which ranks agree: did the loss overflow (uint8), the gradients' norm (float32; float64 at stage 3, unless the
+optimizer is in the host)."""
 
-# torch's own bucket, and the first, which is smaller so that communication starts early (distributed.py, c10d reducer).
-_DDP_BUCKET_BYTES, _DDP_FIRST_BUCKET_BYTES = 25 * 2**20, 2**20
 # DeepSpeed's engine.py, MEMORY_OPT_ALLREDUCE_SIZE, in elements.
 _ZERO_0_BUCKET = 500_000_000
 
@@ -33,8 +35,17 @@ class TrafficLine:
     count: int
 
 
-def traffic(cell: Cell, outline: Outline, deepspeed_config: Mapping[str, Any] | None) -> list[TrafficLine]:
+def traffic(
+    cell: Cell,
+    outline: Outline,
+    deepspeed_config: Mapping[str, Any] | None,
+    step: int | None = None,
+    num_nodes: int | None = None,
+) -> list[TrafficLine]:
     """Every collective of one optimizer step, the same on each rank, from the third step on.
+
+    Where ranks agree every H steps only, `step` says which one it is, counted from the first that was trained; `num_nodes` is
+    how many the ranks are spread over, where the strategy goes by nodes and the cell does not say.
 
     `deepspeed_config` is the file as DeepSpeed got it, None for ddp. The first two steps are others: torch DDP settles its
     buckets and ZeRO-3 its trace in them. A step that the loss scaler skips ends before the parameters are gathered.
@@ -42,40 +53,36 @@ def traffic(cell: Cell, outline: Outline, deepspeed_config: Mapping[str, Any] | 
     nothing is gathered. Raises UnknownTraffic, saying why, where no rule is known.
     """
     elements = [parameter.num_elements for parameter in outline.parameters]
+    if cell.strategy == "fsdp":
+        calls = fsdp_calls(cell, outline)
+        return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
     if sorted(outline.ready) != list(range(len(elements))):
         raise UnknownTraffic("a parameter got no gradient in the first micro-batch, or more than one")
-    if cell.strategy == "ddp":
-        if outline.num_buffers:
-            raise UnknownTraffic(f"torch DDP broadcasts the model's {outline.num_buffers} buffers in each forward pass")
-        calls = _ddp(cell, elements, outline.ready)
+    if cell.strategy in DELAYED:
+        if step is None:
+            raise UnknownTraffic(f"steps of {cell.strategy} are unequal, and no step is named")
+        found = delayed_calls(cell, elements, ddp_calls(cell, outline), step, _node_size(cell, num_nodes))
+        return sorted(TrafficLine(*call, count) for call, count in found.items())
+    if cell.strategy in DDP_STRATEGIES:
+        calls = ddp_calls(cell, outline, step)
     elif deepspeed_config is None:
         raise UnknownTraffic("the record holds no DeepSpeed file")
     else:
         settings = zero_settings(cell, deepspeed_config)
-        if cell.strategy != f"zero{settings.stage}":
+        if STRATEGIES[cell.strategy].zero_stage != settings.stage:
             raise UnknownTraffic(f"no rule is known for strategy {cell.strategy}")
         calls = _zero(cell, outline, elements, settings)
     return sorted(TrafficLine(name, cell.world_size, size, count) for (name, size), count in calls.items())
 
 
-def _ddp(cell: Cell, elements: Sequence[int], ready: Sequence[int]) -> Counter[Call]:
-    """One all-reduce a bucket. After the first step the buckets are made anew: gradients in the order in which they became
-    ready, a bucket closed as soon as it holds its limit. Source: torch/csrc/distributed/c10d/reducer.cpp,
-    compute_bucket_assignment_by_size and rebuild_buckets."""
-    itemsize = DTYPE_BYTES[cell.precision]
-    limits = [_DDP_FIRST_BUCKET_BYTES, _DDP_BUCKET_BYTES]
-    if cell.profile == "matched":
-        limits = [bucket_elements(sum(elements)) * itemsize]
-    calls: Counter[Call] = Counter()
-    held_bytes = 0
-    for parameter in ready:
-        held_bytes += elements[parameter] * itemsize
-        if held_bytes >= limits[0]:
-            calls["all_reduce", held_bytes] += 1
-            held_bytes, limits = 0, limits[1:] or limits
-    if held_bytes:
-        calls["all_reduce", held_bytes] += 1
-    return calls
+def _node_size(cell: Cell, num_nodes: int | None) -> int:
+    """Ranks of a node, for a strategy that goes by nodes."""
+    size = int(cell.options.get("ranks_per_node", 1))
+    if size:
+        return size
+    if num_nodes is None:
+        raise UnknownTraffic("ranks_per_node is the launcher's, and the number of nodes is not known")
+    return cell.world_size // num_nodes
 
 
 def _zero(cell: Cell, outline: Outline, elements: Sequence[int], settings: ZeroSettings) -> Counter[Call]:
@@ -103,7 +110,8 @@ def _zero(cell: Cell, outline: Outline, elements: Sequence[int], settings: ZeroS
         if ranks > 1:
             calls["all_gather", _partition_size(elements, ranks) * ranks * settings.parameter_bytes] += 1
         return calls
-    calls["all_reduce", NORM_BYTES_STAGE_3] += _num_sub_groups(elements, settings.sub_group_size, ranks)
+    norm_bytes = NORM_BYTES if settings.offloads_optimizer else NORM_BYTES_STAGE_3
+    calls["all_reduce", norm_bytes] += _num_sub_groups(elements, settings.sub_group_size, ranks)
     return calls + gathers(outline, settings, ranks, cell.grad_accum_steps)
 
 
@@ -199,15 +207,23 @@ class Line(Protocol):
 _SHARES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1, "reduce": 1, "barrier": 0}
 
 
+# What is received was sent by another.
+_MESSAGES = {"send": 1, "recv": 0}
+
+
 def ring_volume_bytes(lines: Iterable[Line]) -> float:
     """Bytes that a rank sends in one step if every collective goes round a ring, the mean over ranks.
 
     Share x (n - 1) / n x payload, share 2 for all-reduce and 1 for all-gather, reduce-scatter, broadcast and reduce, in a
-    group of n. For the first three that is each rank's and nccl-tests' bus-bandwidth factor (its doc/PERFORMANCE.md); a rooted
-    operation passes the whole array along a chain, from n - 1 of n ranks. Raises UnknownTraffic for other operations.
+    group of n; a message counts where it is sent. For the first three that is each rank's and nccl-tests' bus-bandwidth factor
+    (its doc/PERFORMANCE.md); a rooted operation passes the whole array along a chain, from n - 1 of n ranks. Raises
+    UnknownTraffic for other operations.
     """
     volume = 0.0
     for line in lines:
+        if line.operation in _MESSAGES:
+            volume += _MESSAGES[line.operation] * line.payload_bytes * line.count
+            continue
         if line.operation not in _SHARES:
             raise UnknownTraffic(f"no ring volume is known for {line.operation}")
         share = _SHARES[line.operation] * (line.group_size - 1) / line.group_size

@@ -34,7 +34,7 @@ class Way:
 
 
 WAYS: Mapping[str, Way] = {
-    **{name: Way(name) for name in ("ddp", "zero0", "zero1", "zero2", "zero3")},
+    **{name: Way(name) for name in ("ddp", "zero0", "zero1", "zero2", "zero3", "fsdp")},
     "zero2_offload": Way("zero2", offload="optimizer"),
     "zero3_offload": Way("zero3", offload="all"),
     "ddp_fp16": Way("ddp", equal_work=False),
@@ -121,6 +121,7 @@ def memory_of(work: Workload, strategy: str, group: Group, options: Options = DE
         reserved_bytes=group.machine.behaviour.reserved_bytes.value,
         num_layers=work.num_layers,
         offload=way.offload,
+        whole_gradients=strategy == "fsdp" and work.grad_accum_steps > 1,
     )
     more = {
         "ddp_fp16": max(size for size, _ in exchanged.buckets) / work.gradient_bytes * HALF_BYTES,

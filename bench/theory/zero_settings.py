@@ -40,7 +40,10 @@ class ZeroSettings:
     model_persistence_threshold: int
     max_live_parameters: int
     max_reuse_distance: int
+    offloads_optimizer: bool
 
+
+_HOST = frozenset({"device", "pin_memory", "fast_init"})
 
 # What may stand in a file with any value. Of everything else only what is switched off is known to change nothing.
 _COVERED = {
@@ -61,8 +64,11 @@ _COVERED = {
             *("log_trace_cache_warnings", "stage3_gather_16bit_weights_on_model_save"),
             *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
             *("stage3_model_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance"),
+            *("offload_optimizer", "offload_param"),
         }
     ),
+    "zero_optimization.offload_optimizer": _HOST,
+    "zero_optimization.offload_param": _HOST,
     "fp16": frozenset(
         {
             *("enabled", "loss_scale", "loss_scale_window", "initial_scale_power", "hysteresis", "min_loss_scale"),
@@ -82,14 +88,20 @@ def zero_settings(cell: Cell, config: Mapping[str, Any]) -> ZeroSettings:
     UnknownTraffic for a file with a feature that the theory does not cover: offload, ZeRO++, leaf modules and others.
     """
     for block, covered in _COVERED.items():
-        for key, value in (config.get(block, {}) if block else config).items():
+        for key, value in _block(config, block).items():
             if key not in covered and not _off(key, value):
                 name = f"{block}.{key}" if block else key
                 raise UnknownTraffic(f"the theory does not cover the DeepSpeed setting {name}: {value!r}")
+    zero: Mapping[str, Any] = config.get("zero_optimization", {})
+    for part in ("offload_optimizer", "offload_param"):
+        device = (zero.get(part) or {}).get("device", "none")
+        if device not in ("none", "cpu"):
+            raise UnknownTraffic(
+                f"the theory does not cover the order in which ZeRO-3 gathers what is kept on {device}"
+            )
     optimizer = str(config.get("optimizer", {}).get("type", "AdamW"))
     if optimizer.lower() not in _OPTIMIZERS:
         raise UnknownTraffic(f"the theory does not cover the DeepSpeed optimizer {optimizer}, which may communicate")
-    zero: Mapping[str, Any] = config.get("zero_optimization", {})
     stage = int(zero.get("stage", 0))
     overlap = zero.get("overlap_comm")
     checks = cell.precision == "bf16" and bool(config.get("bf16", {}).get("check_grad_overflow", True))
@@ -113,7 +125,15 @@ def zero_settings(cell: Cell, config: Mapping[str, Any]) -> ZeroSettings:
         model_persistence_threshold=int(zero.get("stage3_model_persistence_threshold", 2**63 - 1)),
         max_live_parameters=int(zero.get("stage3_max_live_parameters", 1e9)),
         max_reuse_distance=int(zero.get("stage3_max_reuse_distance", 1e9)),
+        offloads_optimizer=(zero.get("offload_optimizer") or {}).get("device", "none") != "none",
     )
+
+
+def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A block of the file by the names on the way to it; an absent one is empty."""
+    for part in filter(None, name.split(".")):
+        config = config.get(part) or {}
+    return config
 
 
 def _off(key: str, value: Any) -> bool:

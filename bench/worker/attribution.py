@@ -26,12 +26,14 @@ BLOCK_STEPS = 4
 """Steps of a block that count; a block shorter than that would be mostly its dropped step."""
 
 
-def schedule(steps: int, seed: int, injections: list[Injection]) -> tuple[Attribution, int]:
+def schedule(steps: int, seed: int, injections: list[Injection], every: int = 1) -> tuple[Attribution, int]:
     """The blocks of a launch whose every arm gets at least `steps` kept steps, and how many of them a block has.
+
+    Where ranks agree every so many steps only, blocks and what is dropped of them are whole periods.
 
     Rounds of all conditions, at least two, each in an order of its own: drift then hits every arm alike.
     """
-    num_rounds = max(2, math.ceil(steps / BLOCK_STEPS))
+    num_rounds = max(2, math.ceil(steps / max(BLOCK_STEPS, every)))
     conditions = [Block(arm=arm) for arm in ARMS]
     conditions += [Block(arm=arm, injection=injection.name) for injection in injections for arm in injection.arms]
     order = random.Random(seed)
@@ -39,8 +41,9 @@ def schedule(steps: int, seed: int, injections: list[Injection]) -> tuple[Attrib
     for _ in range(num_rounds):
         order.shuffle(conditions)
         blocks += conditions
-    plan = Attribution(seed=seed, num_dropped_steps=NUM_DROPPED_STEPS, blocks=blocks, injections=injections)
-    return plan, math.ceil(steps / num_rounds)
+    dropped = max(NUM_DROPPED_STEPS, every)
+    plan = Attribution(seed=seed, num_dropped_steps=dropped, blocks=blocks, injections=injections)
+    return plan, math.ceil(steps / num_rounds / every) * every
 
 
 def attribute(
@@ -51,7 +54,8 @@ def attribute(
     `ledger` is that of the window.
     """
     timeline, barrier_s = _timeline(trainer, meter)
-    plan, block_steps = schedule(trainer.cell.steps, launch.seed, launch.injections)
+    plan, block_steps = schedule(trainer.cell.steps, launch.seed, launch.injections, trainer.cell.sync_every)
+    dropped = plan.num_dropped_steps
     named = {injection.name: injection for injection in launch.injections}
     others = _groups_without(sorted({i.rank for i in launch.injections if i.kind == "withhold" and i.rank is not None}))
     first = len(trainer.results)
@@ -67,11 +71,11 @@ def attribute(
             meter.arm = block.arm
             # Every block trains on the same batches: arms differ in what they communicate, and in nothing else.
             trainer.feed.again_from(first, now=len(trainer.results))
-            times_s = trainer.timed_steps(NUM_DROPPED_STEPS + block_steps)
+            times_s = trainer.timed_steps(dropped + block_steps)
             meter.arm = "full"
-        block_times_s.append(times_s[NUM_DROPPED_STEPS:])
+        block_times_s.append(times_s[dropped:])
     results = trainer.results[first:]
-    fed = trainer.feed.fed[first + NUM_DROPPED_STEPS : first + NUM_DROPPED_STEPS + block_steps]
+    fed = trainer.feed.fed[first + dropped : first + dropped + block_steps]
     return plan, RankAttribution(
         block_times_s=block_times_s,
         ledger=ledger,
@@ -86,9 +90,13 @@ def attribute(
 
 
 def _timeline(trainer: Trainer, meter: Meter) -> tuple[Timeline, float]:
-    """One step in `full`, stamped; and when this rank left the barrier before it. A step before it meets the line."""
+    """One step in `full`, stamped; and when this rank left the barrier before it. A step before it meets the line.
+
+    Where ranks agree every H steps only, it is the last of a period, in which they do.
+    """
     meter.line = Line(meter.device)
-    trainer.step()
+    for _ in range(max(1, trainer.cell.sync_every - 1)):
+        trainer.step()
     timeline = meter.timeline = Timeline()
     if meter.device.type == "cuda":
         torch.cuda.synchronize(meter.device)

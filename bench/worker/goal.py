@@ -18,7 +18,7 @@ from bench.results.training import Evaluation, Keeping, Stop, Trained
 from bench.worker.checkpoint import clear_unfinished, load_state, write_checkpoint
 from bench.worker.data.held_out import held_out
 from bench.worker.evaluation import score
-from bench.worker.guard import Guard
+from bench.worker.finite import Guard
 
 if TYPE_CHECKING:
     from bench.worker.rank import Trainer

@@ -22,11 +22,13 @@ from bench.plan.strategies import STRATEGIES
 from bench.results.launch_file import Launch, record_path
 from bench.results.record import Phases, RankRecord, Record, Work
 from bench.results.store import write_rank, write_record
+from bench.results.synchronisation import ReplicaSample, Synchronisation
 from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.feed import Feed, flops_per_token
+from bench.worker.finite import Guard
 from bench.worker.goal import Course
-from bench.worker.guard import Guard
+from bench.worker.guard import may_be_missed
 from bench.worker.masks import draw_masks_of
 from bench.worker.meter.clock import step_clock
 from bench.worker.meter.environment import environment
@@ -67,7 +69,7 @@ class Trainer:
         self.model: Any = self.strategy.prepare(cell, device)
         if cell.paced:
             self.model.skips_padding = not cell.equal_lengths
-            if cell.slow_rank_frac and dist.get_rank() == cell.world_size - 1:
+            if cell.slow_rank_frac and dist.get_rank() == cell.num_workers - 1:
                 self.model.slow_down(cell.slow_rank_frac)
         self.feed = Feed(cell, self.model, device, control)
         self.results: list[StepLoss] = []
@@ -75,6 +77,8 @@ class Trainer:
         """Where training began: at the beginning, or where it was resumed."""
         self.guard: Guard | None = None
         """Ends training at the first step that is not finite, at the cost of waiting for each."""
+        self.samples: list[ReplicaSample] = []
+        self.num_lost = 0
         # An attribute, so that a disturbance can be put in its place.
         self.input_pipeline = self._micro_batches
 
@@ -101,33 +105,69 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         dist.barrier(self.control)
+        self.strategy.begin(num_steps)
         clock = step_clock(self.device)
         clock.mark()
-        for index in range(num_steps):
+        num_done = 0
+        while self.strategy.goes_on(num_done):
             self.step()
-            if drain and index == num_steps - 1:
+            num_done += 1
+            if drain and not self.strategy.goes_on(num_done):
                 self.strategy.finish()
             clock.mark()
+        if not num_done:
+            self.strategy.finish()
+        self._go_on_without_the_lost()
         return clock.step_times_s()
+
+    def _go_on_without_the_lost(self) -> None:
+        """Where workers may be lost: what follows is the others' business."""
+        lost = {lost.rank for lost in self.strategy.lost}
+        if len(lost) == self.num_lost:
+            return
+        self.num_lost = len(lost)
+        staying = [rank for rank in range(self.cell.world_size) if rank not in lost]
+        self.control = dist.new_group(staying, backend="gloo", use_local_synchronization=True)
+        self.strategy.regroup(self.control)
 
     def warm_up(self) -> tuple[int, bool]:
         """Train until the step time has settled: the medians of the last two blocks, of the slowest rank's seconds,
         agree within 5 %, and the loss scaler skipped no step of the last block.
 
-        Returns the number of steps and whether it settled within the cell's `max_warmup_steps`. All ranks agree.
+        Returns the number of steps and whether it settled within the cell's `max_warmup_steps`. All ranks agree. Blocks are of
+        whole periods where ranks agree every H steps only.
         """
+        every = self.cell.sync_every
+        most = self.cell.max_warmup_steps // every * every
         medians: list[float] = []
         num_steps = 0
-        while num_steps < self.cell.max_warmup_steps:
-            block = min(WARMUP_BLOCK_STEPS, self.cell.max_warmup_steps - num_steps)
-            times_s = torch.tensor(self.timed_steps(block), dtype=torch.float64)
+        while num_steps < most:
+            block = min(-(-WARMUP_BLOCK_STEPS // every) * every, most - num_steps)
+            taken = len(self.results)
+            times_s = self._of_steps(self.timed_steps(block), block)
             dist.all_reduce(times_s, op=dist.ReduceOp.MAX, group=self.control)
+            self.sample()
             medians.append(statistics.median(times_s.tolist()))
             num_steps += block
-            skipped = any(result.skipped for result in self.results[-block:])
-            if len(medians) > 1 and not skipped and abs(medians[-1] / medians[-2] - 1) <= WARMUP_TOLERANCE:
+            skipped = any(result.skipped for result in self.results[taken:])
+            ready = len(medians) > 1 and not skipped and num_steps >= self.cell.least_warmup_steps
+            if ready and abs(medians[-1] / medians[-2] - 1) <= WARMUP_TOLERANCE:
                 return num_steps, True
         return num_steps, False
+
+    def _of_steps(self, times_s: list[float], num_steps: int) -> torch.Tensor:
+        """This rank's seconds of each of so many steps: none of a server, the mean of all where a rank goes at its own pace."""
+        if len(times_s) == num_steps and not self.cell.own_pace:
+            return torch.tensor(times_s, dtype=torch.float64)
+        return torch.full((num_steps,), sum(times_s) / num_steps, dtype=torch.float64)
+
+    def sample(self) -> None:
+        """Note how far apart the replicas are, where they drift. A collective, outside what is measured."""
+        if not self.cell.drifting:
+            return
+        found = self.strategy.drift()
+        if found is not None:
+            self.samples.append(ReplicaSample(step=len(self.results), largest=found.largest, mean=found.mean))
 
 
 def measure(launch: Launch, folder: Path | None, output: Path, before: Interval) -> None:
@@ -139,11 +179,14 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     cell = launch.cell
     device = _device()
     torch.set_num_threads(cell.threads_per_rank or (1 if device.type == "cpu" else torch.get_num_threads()))
+    if launch.kind == "attribution" and cell.unmetered_because is not None:
+        raise ValueError(cell.unmetered_because)
     meter = Meter(device) if launch.kind == "attribution" else None
     _join(launch, device, meter)
     # Control traffic never shares the measured process group.
-    control = dist.new_group(backend="gloo")
-    trainer = Trainer(cell, device, control, meter)
+    trainer = Trainer(cell, device, dist.new_group(backend="gloo"), meter)
+    if cell.own_pace:
+        may_be_missed()
     built_s = time.monotonic()
     watch = OutlineWatch(trainer.model) if meter is not None else None
     witness = Witness(trainer.model, trainer.results)
@@ -152,6 +195,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         course.begin()
     with witness.watching():
         num_warmup_steps, settled = trainer.warm_up() if course is None else course.first_steps()
+    num_own_warmup_steps = len(trainer.results) if cell.own_pace else num_warmup_steps
     witnessed = witness.witnessed()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
@@ -165,26 +209,31 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     ledger = meter.ledger.close() if meter is not None else []
     peak_bytes = trainer.memory.peak_bytes()
     losses = [float(result.loss) for result in trainer.results]
-    fed = trainer.feed.told(len(losses), num_warmup_steps)
+    fed = trainer.feed.told(len(losses), num_own_warmup_steps)
+    trainer.sample()
     replicas = trainer.strategy.replica_distance()
-    skipped = sum(result.skipped for result in trainer.results[num_warmup_steps:])
+    skipped = sum(result.skipped for result in trainer.results[num_own_warmup_steps:])
     plan, arms = attribute(trainer, launch, meter, ledger) if meter is not None else (None, None)
     gc.enable()
+    control = trainer.control
+    first = dist.get_global_rank(control, 0)
     if folder is None:
         # By hand, each rank has drawn an id of its own.
         told = [launch.launch_id]
-        dist.broadcast_object_list(told, src=0, group=control)
+        dist.broadcast_object_list(told, src=first, group=control)
         launch = launch.model_copy(update={"launch_id": told[0]})
         folder = output / cell.id / launch.launch_id
     here = RankRecord(
         launch_id=launch.launch_id,
         rank=dist.get_rank(),
+        role="worker" if dist.get_rank() < cell.num_workers else "server",
         local_rank=int(os.environ["LOCAL_RANK"]),
         hostname=socket.gethostname(),
         pid=os.getpid(),
         device=str(device),
         threads=torch.get_num_threads(),
         affinity=sorted(os.sched_getaffinity(0)),
+        num_warmup_steps=num_own_warmup_steps if cell.own_pace else None,
         step_times_s=step_times_s,
         losses=losses,
         **fed,
@@ -203,20 +252,30 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     )
     # Each rank's own file first: nothing that was measured is lost if rank 0 ends before its record is whole.
     digest = write_rank(folder, here)
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, (here.model_dump(), digest), group=control)
-    if dist.get_rank() == 0:
-        ranks = [RankRecord(**entry) for entry, _ in gathered]
+    gathered: list[Any] = [None] * dist.get_world_size(control)
+    dist.all_gather_object(gathered, (here.model_dump(), digest, trainer.strategy.synchronised()), group=control)
+    if dist.get_rank() == first:
+        ranks = [RankRecord(**entry) for entry, _, _ in gathered]
+        digests = {rank.rank: sha256 for rank, (_, sha256, _) in zip(ranks, gathered, strict=True)}
         work = Work(
             num_params=trainer.model.num_params(),
             flops_per_token=flops_per_token(trainer.model, cell, ranks),
-            tokens_per_step=sum(rank.witnessed.tokens[-1] for rank in ranks if rank.witnessed is not None),
+            tokens_per_step=sum(
+                rank.witnessed.tokens[-1] for rank in ranks if rank.witnessed and rank.witnessed.tokens
+            ),
             batch_tokens=trainer.feed.batch_tokens(len(losses), trainer.first_step),
             num_warmup_steps=num_warmup_steps,
             warmup_settled=settled,
-            num_steps=len(step_times_s),
+            num_steps=cell.steps if cell.own_pace else len(step_times_s),
             num_skipped_steps=skipped,
             replicas=replicas,
+        )
+        # Of several servers the first counts; where none knows more, every step is an update.
+        known = next((fields for _, _, fields in gathered if fields), {"num_updates": len(step_times_s)})
+        kept = Synchronisation(
+            num_tokens=sum(sum(rank.tokens[rank.num_warmup_steps or num_warmup_steps :]) for rank in ranks),
+            samples=trainer.samples,
+            **known,
         )
         record = launch.record(
             outcome="ok",
@@ -227,8 +286,9 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             outline=watch.outline() if watch is not None else None,
             corpus=trainer.feed.corpus,
             training=course.trained() if course is not None else None,
+            synchronisation=kept,
             ranks=ranks,
-            rank_sha256=[sha256 for _, sha256 in gathered],
+            rank_sha256=[digests.get(rank, "") for rank in range(cell.world_size)],
         )
         path = record_path(folder)
         write_record(path, record)

@@ -51,8 +51,8 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
     optimizer = MasterOptimizer(cell, list(model.parameters()), device)
     batches, corpus = batches_of_cell(cell, model)
     # In half precision each rank's share is summed up as on its rank, where fp16 may overflow, then averaged in float32.
-    share = 1 / cell.world_size
-    num_summed = 1 if optimizer.masters else cell.world_size
+    share = 1 / cell.num_workers
+    num_summed = 1 if optimizer.masters else cell.num_workers
     losses: list[float] = []
     num_tokens: list[int] = []
     skipped: list[int] = []
@@ -61,7 +61,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
         parts: list[Tensor] = []
         trained: list[MicroBatch] = []
         num_tokens.append(0)
-        for rank in range(cell.world_size):
+        for rank in range(cell.num_workers):
             batch = batches.of_rank(len(losses), rank)
             num_tokens[-1] += batch.num_tokens
             draw_masks_of(cell, len(losses), rank)
@@ -73,7 +73,7 @@ def train(cell: Cell, device: torch.device, num_steps: int = NUM_STEPS, budget_s
             optimizer.take(share)
             if rank == 0 and not losses:
                 parts[-1].item()
-                _check_pace(MIN_STEPS * cell.world_size * (time.monotonic() - first_step_s), budget_s)
+                _check_pace(MIN_STEPS * cell.num_workers * (time.monotonic() - first_step_s), budget_s)
         if optimizer.step():
             skipped.append(len(losses))
         losses.append(float(mean_loss(parts, trained)))

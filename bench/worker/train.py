@@ -30,6 +30,7 @@ from bench.plan.corpus_files import check_workload  # noqa: E402
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config  # noqa: E402
 from bench.results.launch_file import Failure, Launch, failure_path, log_path, process_path, read_launch  # noqa: E402
 from bench.results.store import write_atomically  # noqa: E402
+from bench.worker.guard import guard  # noqa: E402
 
 BY_HAND = Path("results") / "by-hand"
 
@@ -136,6 +137,8 @@ def main() -> None:
         if rank == 0:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if launch.cell.own_pace and rank < launch.cell.num_workers:
+        guard()
     if folder is not None:
         _redirect_output(log_path(folder, rank))
         write_atomically(process_path(folder, rank), f"{socket.gethostname()} {os.getpid()}")
@@ -173,7 +176,7 @@ def _same_clock(started_s: float) -> bool:
 
 
 def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
-    from bench.worker.guard import NotFinite
+    from bench.worker.finite import NotFinite
     from bench.worker.meter.memory import ran_out_of_memory
 
     outcome: Literal["oom", "crashed", "invalid"] = "invalid" if isinstance(error, NotFinite) else "crashed"

@@ -19,7 +19,7 @@ def guarded(cells: list[Cell], what: str, largest_norm: float) -> list[str]:
     """What ends each cell's training on this rank; "" where nothing does."""
     import torch.distributed as dist
 
-    from bench.worker.guard import Guard, NotFinite
+    from bench.worker.finite import Guard, NotFinite
     from bench.worker.rank import Trainer
 
     torch.set_num_threads(1)
@@ -79,7 +79,7 @@ def test_sound_training_goes_on_and_a_limit_ends_it(tmp_path: Path) -> None:
 
 
 def test_its_outcome_is_invalid(tmp_path: Path) -> None:
-    from bench.worker.guard import NotFinite
+    from bench.worker.finite import NotFinite
     from bench.worker.train import _leave_failure
 
     _leave_failure(tmp_path, 1, NotFinite(7, 1, "loss is nan"))

@@ -39,7 +39,7 @@ class GlobalBatches:
             seq_len=cell.seq_len,
             micro_batch_size=cell.micro_batch_size,
             grad_accum_steps=cell.grad_accum_steps,
-            world_size=cell.world_size,
+            world_size=cell.num_workers,
             seed=cell.seed,
         )
 

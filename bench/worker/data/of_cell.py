@@ -52,7 +52,7 @@ def batches_of_cell(cell: Cell, model: Sized) -> tuple[Batches, Corpus]:
     data = data_of_cell(cell, model.vocab_size, "train", cell.global_batch_size)
     return DealtBatches(
         source=data.source,
-        world_size=cell.world_size,
+        world_size=cell.num_workers,
         grad_accum_steps=cell.grad_accum_steps,
         partition=cell.partition,
         cost=(per_token, per_pair),

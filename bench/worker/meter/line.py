@@ -57,7 +57,12 @@ class Line:
         future: torch.futures.Future[Any] = torch.futures.Future(
             devices=[self._device] if self._device.type == "cuda" else []
         )
-        self._entries.put((work, future, outputs, passage))
+        entry = (work, future, outputs, passage)
+        if threading.current_thread() is self._thread:
+            # Called by what waited for another collective (PowerSGD's hook), and waited for there: nobody else would deliver it.
+            self._deliver(*entry)
+        else:
+            self._entries.put(entry)
         return _Late(future, passage)
 
     def close(self) -> None:
@@ -76,17 +81,21 @@ class Line:
 
     def _pass_on(self) -> None:
         while (entry := self._entries.get()) is not None:
-            work, future, outputs, passage = entry
-            try:
-                work.wait()
-                if self._device.type == "cuda":
-                    # There wait() only queues the waiting on this thread's stream.
-                    torch.cuda.current_stream(self._device).synchronize()
-                time.sleep(self.delay_s)
-                if passage is not None:
-                    passage.completed()
-                future.set_result(outputs)
-            except Exception as error:
-                future.set_exception(error)
+            self._deliver(*entry)
             # Not until the next entry comes: a kept Work keeps its tensors.
-            del entry, work, future, outputs, passage
+            del entry
+
+    def _deliver(
+        self, work: dist.Work, future: torch.futures.Future[Any], outputs: list[Tensor], passage: Passage | None
+    ) -> None:
+        try:
+            work.wait()
+            if self._device.type == "cuda":
+                # There wait() only queues the waiting on this thread's stream.
+                torch.cuda.current_stream(self._device).synchronize()
+            time.sleep(self.delay_s)
+            if passage is not None:
+                passage.completed()
+            future.set_result(outputs)
+        except Exception as error:
+            future.set_exception(error)

@@ -41,7 +41,11 @@ class OutlineWatch:
         return Outline(
             # ZeRO-3 leaves of a parameter's own elements none behind.
             parameters=[
-                ParameterOutline(name=name, num_elements=getattr(parameter, "ds_numel", parameter.numel()))
+                ParameterOutline(
+                    name=name,
+                    num_elements=getattr(parameter, "ds_numel", parameter.numel()),
+                    num_rows=next(iter(getattr(parameter, "ds_shape", parameter.shape)), 1),
+                )
                 for name, parameter in self._parameters.items()
             ],
             modules=[

@@ -67,7 +67,8 @@ class Witness:
         if gradients:
             self._norms[step].append(get_total_norm(gradients))
         for group in optimizer.param_groups:
-            self._learning_rates[step] = float(group["lr"])
+            # The first that steps is the cell's; DiLoCo's outer one comes after it.
+            self._learning_rates.setdefault(step, float(group["lr"]))
             if (settings := optimizer_settings(optimizer, group)) not in self._optimizers:
                 self._optimizers.append(settings)
 

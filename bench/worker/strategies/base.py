@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
+from bench.results.synchronisation import Lost
 from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from models.build import LanguageModel, build_model
 
@@ -25,6 +26,7 @@ __all__ = [
     "build_cells_model",
     "distance_to_rank_0",
     "mean_loss",
+    "own_part",
     "whole_state",
 ]
 
@@ -59,6 +61,14 @@ class Strategy(ABC):
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         """One optimizer step over this rank's micro-batches, `grad_accum_steps` of them. The gradient is the mean over ranks
         of the gradients of their sums of loss / divisor, whatever the number of tokens of each."""
+
+    def begin(self, num_steps: int) -> None:
+        """All ranks are about to take `num_steps` steps, measured together, between a barrier and `finish`."""
+        self._num_steps = num_steps
+
+    def goes_on(self, num_done: int) -> bool:
+        """Whether this rank has another step to take, after `num_done` since `begin`."""
+        return num_done < self._num_steps
 
     @abstractmethod
     def finish(self) -> None:
@@ -95,6 +105,24 @@ class Strategy(ABC):
         model whose parameters are DTensors."""
         return whole_state(model, kept=dist.get_rank() == 0)
 
+    def drift(self) -> Replicas | None:
+        """How far apart the replicas were before they were last made equal, where they drift; else how far they are now. A
+        collective, called between measured windows."""
+        return self.replica_distance()
+
+    def synchronised(self) -> dict[str, Any]:
+        """What else the strategy knows of how its replicas were kept together since `begin`: fields of Synchronisation."""
+        return {}
+
+    @property
+    def lost(self) -> list[Lost]:
+        """The ranks that are gone without ending the launch."""
+        return []
+
+    def regroup(self, control: dist.ProcessGroup) -> None:
+        """Ranks are lost: go on with those of `control`."""
+        raise NotImplementedError(f"{type(self).__name__} does not go on without a rank")
+
 
 def whole_state(model: torch.nn.Module, kept: bool) -> dict[str, Tensor] | None:
     """A model's parameters and those of its buffers that are saved, by name, copied to the host; what is shared is there once.
@@ -122,26 +150,33 @@ def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:
     )
 
 
-def distance_to_rank_0(parameters: Sequence[Tensor]) -> Replicas | None:
-    """Relative L2 distance of every rank's copy of `parameters` from rank 0's; None if there are none to compare.
+def own_part(tensor: Tensor) -> Tensor:
+    """What of a tensor this rank holds, without its gradient: all of it, but of a DTensor (FSDP2's) this rank's part."""
+    detached = tensor.detach()
+    return detached.to_local() if hasattr(detached, "to_local") else detached
 
-    A collective: every rank calls it with the same parameters. One parameter at a time travels, so that the check
-    needs no second copy of the model.
+
+def distance_to_rank_0(parameters: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> Replicas | None:
+    """Relative L2 distance of every rank's copy of `parameters` from the first rank's; None if there are none to compare.
+
+    A collective: every rank of the group calls it with the same parameters. One parameter at a time travels, so that the
+    check needs no second copy of the model.
     """
     if not parameters:
         return None
+    first = 0 if group is None else dist.get_global_rank(group, 0)
     device = parameters[0].device
     difference = torch.zeros((), dtype=torch.float64, device=device)
     norm = torch.zeros((), dtype=torch.float64, device=device)
     for parameter in parameters:
         reference = parameter.detach().clone()
-        dist.broadcast(reference, src=0)
+        dist.broadcast(reference, src=first, group=group)
         # A float64 copy of an embedding is large, so the sums alone are in float64.
         difference += (parameter.detach().float() - reference.float()).pow_(2).sum(dtype=torch.float64)
         norm += reference.float().pow_(2).sum(dtype=torch.float64)
     distance = (difference / norm.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
-    distances = [torch.zeros_like(distance) for _ in range(dist.get_world_size())]
-    dist.all_gather(distances, distance)
+    distances = [torch.zeros_like(distance) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(distances, distance, group=group)
     values = [float(value) for value in distances]
     others = values[1:] or values
     return Replicas(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,17 @@ from bench.worker.strategies.base import (
 )
 from bench.worker.strategies.optimizer import MasterOptimizer
 
+Hook = Callable[[Any, Any], torch.futures.Future[Tensor]]
+"""What torch DDP calls for each full bucket in place of its all-reduce: with its state and the bucket."""
+
 
 class DDP(Strategy):
     """DDP with the cell's optimizer, in the same arithmetic as DeepSpeed's: in half precision the model and the gradients that
     travel are half."""
+
+    def hook(self, cell: Cell, device: torch.device) -> tuple[object, Hook] | None:
+        """State and function of the communication hook; None for DDP's own all-reduce."""
+        return None
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         dtype = DTYPES[cell.precision]
@@ -41,6 +48,8 @@ class DDP(Strategy):
             bucket_cap_mb=bucket_cap_mb,
             gradient_as_bucket_view=True,
         )
+        if (hooked := self.hook(cell, device)) is not None:
+            self._ddp.register_comm_hook(*hooked)
         self._parameters = list(self._model.parameters())
         self._optimizer = MasterOptimizer(cell, self._parameters, device)
         return self._model
@@ -48,14 +57,19 @@ class DDP(Strategy):
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         losses: list[Tensor] = []
         last = len(micro_batches) - 1
+        share = self._share(micro_batches)
         for index, (tokens, targets, divisor) in enumerate(micro_batches):
             with self._ddp.no_sync() if index < last else contextlib.nullcontext():
                 loss = self._ddp(tokens, targets)
-                self._optimizer.backward(loss / divisor)
+                self._optimizer.backward(loss / (divisor * share))
             losses.append(loss.detach())
         self._optimizer.take()
         skipped = self._optimizer.step()
         return StepLoss(mean_loss(losses, micro_batches), skipped)
+
+    def _share(self, micro_batches: Sequence[MicroBatch]) -> float:
+        """What the weights of this step's losses are divided by: 1 where all ranks' gradients are averaged."""
+        return 1.0
 
     def finish(self) -> None:
         """Nothing is in flight: backward waits for its buckets, and the optimizer has run."""
@@ -64,4 +78,5 @@ class DDP(Strategy):
         return distance_to_rank_0(self._parameters)
 
     def stateful(self) -> dict[str, Any]:
-        return {"model": self._model, "optimizer": self._optimizer}
+        # What is built on it has more state, and says so itself.
+        return {"model": self._model, "optimizer": self._optimizer} if type(self) is DDP else {}

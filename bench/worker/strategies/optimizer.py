@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from bench.plan.cell import Cell
-from bench.worker.strategies.base import DTYPES
+from bench.worker.strategies.base import DTYPES, own_part
 
 
 class MasterOptimizer:
@@ -80,7 +80,7 @@ class MasterOptimizer:
         self._scaler.update()
         skipped = self._scaler.get_scale() < scale
         if self.masters:
-            torch._foreach_copy_([p.detach() for p in self._parameters], [m.detach() for m in self.masters])
+            torch._foreach_copy_([own_part(p) for p in self._parameters], [own_part(m) for m in self.masters])
             self.optimizer.zero_grad(set_to_none=True)
         else:
             self._zero()
@@ -104,6 +104,16 @@ class MasterOptimizer:
             for mine, saved in zip(self.masters, state["masters"], strict=True):
                 mine.copy_(saved)
 
+    def put_back(self) -> None:
+        """The masters were changed by another hand than `step`: the parameters become what they are."""
+        if self.masters:
+            torch._foreach_copy_([own_part(p) for p in self._parameters], [own_part(m) for m in self.masters])
+
+    def take_over(self) -> None:
+        """The parameters were changed by another hand than `step`: the masters become what they are."""
+        if self.masters:
+            torch._foreach_copy_([own_part(m) for m in self.masters], [own_part(p) for p in self._parameters])
+
     def _clip(self) -> None:
         gradients = [p.grad for p in self._optimized if p.grad is not None]
         norm = get_total_norm(gradients)
@@ -115,7 +125,7 @@ class MasterOptimizer:
 
     def _zero(self) -> None:
         # Zeroed, not freed: the gradients may be views of DDP's buckets.
-        torch._foreach_zero_([p.grad for p in self._parameters if p.grad is not None])
+        torch._foreach_zero_([own_part(p.grad) for p in self._parameters if p.grad is not None])
 
 
 def set_learning_rate(optimizer: Any, cell: Cell, step: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
+from bench.plan.strategies import STRATEGIES
 from bench.results.record import Replicas
 from bench.worker.strategies.base import (
     MicroBatch,
@@ -39,15 +40,16 @@ class Zero(Strategy):
         importlib.import_module("deepspeed.comm.torch").__dict__["build_shm_op"] = lambda: None
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         # zero.Init needs the file, whose buckets scale with the model: then its size is taken from an outline on `meta`.
-        partitioned = cell.strategy == "zero3" and model_class(cell.model).supports_zero_init
+        partitioned = STRATEGIES[cell.strategy].zero_stage == 3 and model_class(cell.model).supports_zero_init
         self._cell = cell
         self.num_steps = 0
         model = build_cells_model(cell, torch.device("meta") if partitioned else device)
-        self.deepspeed_config = resolve_deepspeed_config(cell, model.num_params())
+        self.deepspeed_config = resolve_deepspeed_config(cell, model.num_params(), on_gpu=device.type == "cuda")
         if partitioned:
             # No dtype: where the device has no fp16, zero.Init takes bfloat16 for any that it is given, and rounds the
             # weights.
-            with deepspeed.zero.Init(config_dict_or_path=self.deepspeed_config):
+            init = deepspeed.zero.MiCS_Init if cell.strategy == "mics" else deepspeed.zero.Init
+            with init(config_dict_or_path=self.deepspeed_config):
                 model = build_cells_model(cell, device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=self.deepspeed_config

@@ -1,0 +1,42 @@
+"""DDP whose gradients travel as matrices of low rank: torch's PowerSGD hook (Vogels et al. 2019)."""
+
+# No postponed annotations: torch DDP looks at those of a hook.
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+from bench.plan.cell import Cell
+from bench.worker.strategies.ddp import DDP, Hook
+
+
+class DDPPowerSGD(DDP):
+    """Each gradient matrix n x m is sent as P (n x `rank`) and Q (m x `rank`), if it has more than `min_compression_rate` times
+    their elements; all else as it is. `error_feedback` adds what was lost to the next step's gradient, `warm_start` begins
+    each step with the last one's Q. The first `start_iter` steps are plain all-reduces: at least 2, in which torch DDP
+    settles its buckets."""
+
+    def hook(self, cell: Cell, device: torch.device) -> tuple[object, Hook] | None:
+        options = cell.options
+        state = PowerSGDState(
+            process_group=dist.group.WORLD,
+            matrix_approximation_rank=options["rank"],
+            start_powerSGD_iter=options["start_iter"],
+            min_compression_rate=options["min_compression_rate"],
+            use_error_feedback=options["error_feedback"],
+            warm_start=options["warm_start"],
+            random_seed=cell.seed,
+        )
+        return state, powerSGD_hook if device.type == "cuda" else _one_bucket_after_the_other
+
+
+def _one_bucket_after_the_other(
+    state: PowerSGDState,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """PowerSGD on gloo. The hook calls the second and third all-reduce of a bucket when the one before it completes: with NCCL
+    at once, with gloo at some time in a thread of its own, where ranks would call those of several buckets in different
+    orders. So a bucket is complete before the next one begins, and nothing overlaps the backward pass."""
+    future = powerSGD_hook(state, bucket)
+    future.wait()
+    return future
