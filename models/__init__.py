@@ -1,7 +1,8 @@
 """What is trained: the table of presets. Imports nothing, so that a wrong name fails before anything is launched.
 
 A preset is a name -> ("module:class", sizes). Sizes of the GPT-2 family: Radford et al. 2019, table 2. `gpt-10b` is 50
-layers of width 4096, 10.3 billion parameters. `paced-*` models sleep for a known time instead of computing.
+layers of width 4096, 10.3 billion parameters. `seq2seq-*` models read one sequence and write another. `paced-*` models sleep
+for a known time instead of computing.
 
 `hf:TYPE` (for example `hf:gpt2`) is any causal language model of transformers, built from a configuration.
 """
@@ -10,6 +11,7 @@ HUGGINGFACE_PREFIX = "hf:"
 
 _GPT = "models.gpt:GPT"
 _PACED = "models.paced:PacedLM"
+SEQ2SEQ = "models.seq2seq:Seq2Seq"
 
 GPT2_SCALED, NORMAL, XAVIER = INITIALIZATIONS = ("gpt2-scaled", "normal", "xavier")
 """How weights may start out (`models.layers.WeightInit`)."""
@@ -40,6 +42,15 @@ PRESETS: dict[str, tuple[str, dict[str, int | float | str]]] = {
     "gpt-10b": (
         _GPT,
         {"num_layers": 50, "num_heads": 32, "hidden_size": 4096, "vocab_size": 50257, "max_seq_len": 1024, **_TRAINED},
+    ),
+    "seq2seq-nano": (
+        SEQ2SEQ,
+        {"num_layers": 2, "num_heads": 4, "hidden_size": 128, "vocab_size": 64, "max_seq_len": 64, **_TRAINED},
+    ),
+    # The base model of Vaswani et al. 2017, table 3, with learned positions: 63 million parameters.
+    "seq2seq-base": (
+        SEQ2SEQ,
+        {"num_layers": 6, "num_heads": 8, "hidden_size": 512, "vocab_size": 37000, "max_seq_len": 512, **_TRAINED},
     ),
     # Six layers of 20 ms forward and 40 ms backward for a micro-batch of 256 tokens: 360 ms of known time.
     "paced-nano": (

@@ -15,7 +15,7 @@ from reports.columns import Column, table, without_empty
 from reports.style import Style, legend, name_panel, panels
 
 _TARGET, _FLOOR = "#d55e00", "#888888"
-_TICKS = [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0]
+_TICKS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0]
 _NOTES = (
     "Loss on the validation split, in nats a token, logarithmic. Seconds of training on the slowest rank: evaluations are not "
     "in them. Each mark is an evaluation."
@@ -71,13 +71,13 @@ def _lines(axis: Axes, curves: pd.DataFrame, x: str, divisor: float, styles: dic
             )
     for target in curves["target_loss"].dropna().unique():
         axis.axhline(target, color=_TARGET, linestyle="--", linewidth=1.1, zorder=1)
-    for floor in curves["entropy_floor_nats"].dropna().unique():
+    for floor in _floors(curves):
         axis.axhline(floor, color=_FLOOR, linestyle=":", linewidth=1.3, zorder=1)
 
 
 def _loss_axis(axis: Axes, curves: pd.DataFrame, labelled: bool) -> None:
-    marks = pd.concat([curves["loss"], curves["target_loss"].dropna(), curves["entropy_floor_nats"].dropna()])
-    low, high = marks.min() / 1.05, marks.max() * 1.05
+    marks = [*curves["loss"].dropna(), *curves["target_loss"].dropna(), *_floors(curves)]
+    low, high = min(marks) / 1.05, max(marks) * 1.05
     axis.set_yscale("log")
     axis.set_ylim(low, high)
     axis.yaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if low <= tick <= high]))
@@ -86,11 +86,16 @@ def _loss_axis(axis: Axes, curves: pd.DataFrame, labelled: bool) -> None:
     axis.set_ylabel("validation loss" if labelled else "")
 
 
+def _floors(curves: pd.DataFrame) -> list[float]:
+    """Least possible losses that a logarithmic axis can show."""
+    return [float(floor) for floor in curves["entropy_floor_nats"].dropna().unique() if floor > 0]
+
+
 def _lines_across(curves: pd.DataFrame) -> list[Any]:
     found = []
     if curves["target_loss"].notna().any():
         found.append(Line2D([], [], color=_TARGET, linestyle="--", label="target"))
-    if curves["entropy_floor_nats"].notna().any():
+    if _floors(curves):
         found.append(Line2D([], [], color=_FLOOR, linestyle=":", label="least possible"))
     return found
 
@@ -124,7 +129,8 @@ def time_to_loss(rows: pd.DataFrame) -> pd.DataFrame:
                 rows["launches_reached"], rows["launches"], rows["target_loss"], strict=True
             )
         ],
-        above=rows["final_loss"] / rows["entropy_floor_nats"].astype(float) - 1,
+        # Where the least possible loss is 0, as of pairs, nothing is a fraction above it.
+        above=rows["final_loss"] / rows["entropy_floor_nats"].astype(float).where(lambda floor: floor > 0) - 1,
     )
     titles = (
         "setting",

@@ -112,6 +112,7 @@ def _kept(cell: Cell, backend: str, on_gpu: bool) -> Memory:
         activation_bytes=activations,
         reserved_bytes=0.0,
         num_layers=shape.num_layers,
+        state_bytes=cell.optimizer_state_bytes,
         # On CPU a rank's own memory and its host's are one.
         offload=STRATEGIES[cell.strategy].offload if on_gpu else "none",
         whole_gradients=cell.strategy == "fsdp"

@@ -14,7 +14,7 @@ from bench.plan.goal import Goal
 from bench.plan.strategies import STRATEGIES, OptionValue
 from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
-from bench.plan.workload import Workload
+from bench.plan.workload import MARKOV, PAIRS, Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
@@ -100,6 +100,9 @@ class Cell(Workload, Training, Goal):
                 f"slow_rank_frac: {self.model} computes at its own speed, expected a paced model",
                 hint="take the key out, or choose paced-nano",
             )
+        if (self.corpus in PAIRS) != self.translates:
+            expected = " or ".join(PAIRS) if self.translates else f"a seq2seq model for it, or {MARKOV} or a text"
+            raise SuiteError(f"corpus: found {self.corpus} for {self.model}, expected {expected}")
         if self.partition == "dynamic" and STRATEGIES[self.strategy].gathers_in_forward:
             raise SuiteError(
                 f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
@@ -107,7 +110,7 @@ class Cell(Workload, Training, Goal):
             )
         if self.is_trained and self.num_servers:
             raise SuiteError(
-                f"max_steps: ranks of {self.strategy} that keep parameters have no model to evaluate, so it can't be trained to a goal",
+                f"max_steps: servers of {self.strategy} have no model to evaluate, so that it is timed and not trained to a goal",
                 hint="take max_steps out to time it, or choose another strategy",
             )
         if self.partition == "dynamic" and self.dropout:
@@ -217,6 +220,11 @@ class Cell(Workload, Training, Goal):
         """Tokens per optimizer step over all ranks, if every sequence has `seq_len`: the most that a step can have where
         lengths differ."""
         return self.global_batch_size * self.seq_len
+
+    @property
+    def translates(self) -> bool:
+        """True if the model reads one sequence and writes another, instead of going on with one."""
+        return self.model in models.PRESETS and models.PRESETS[self.model][0] == models.SEQ2SEQ
 
     @property
     def dropout(self) -> float:

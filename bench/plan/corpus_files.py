@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from bench.errors import SuiteError
-from bench.plan.workload import MARKOV, PATH, STDLIB, BadBytes, Workload
+from bench.plan.workload import PATH, STDLIB, SYNTHETIC, BadBytes, Workload
 
 # Not every installation has its tests, and what is installed beside the library is nobody's in particular.
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
@@ -59,7 +59,7 @@ def read_text(path: Path, bad_bytes: BadBytes) -> str:
 def check_workload(workload: Workload) -> None:
     """Raise SuiteError if what the cell trains on isn't there: a glob without files, bad bytes, no tokenizer.json."""
     for source in workload.sources.values():
-        if source.corpus != MARKOV:
+        if source.corpus not in SYNTHETIC:
             _check_corpus(source.corpus, workload.bad_bytes)
     kind, _, name = workload.tokenizer.partition(":")
     if kind == "path" and not Path(name).is_file():

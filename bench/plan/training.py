@@ -79,6 +79,13 @@ class Training(BaseModel):
         return {"eps": 1e-10} if self.optimizer == "adagrad" else {"betas": [0.9, 0.999], "eps": 1e-8}
 
     @property
+    def optimizer_state_bytes(self) -> int:
+        """What the optimizer keeps of each parameter, in float32: two moments, a sum of squares, a velocity, or nothing."""
+        if self.optimizer == "sgd":
+            return 4 if self.momentum else 0
+        return 4 if self.optimizer == "adagrad" else 8
+
+    @property
     def changes_learning_rate(self) -> bool:
         """Whether some step has another learning rate than `learning_rate`."""
         return self.schedule != "constant" or self.schedule_warmup_steps > 0

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.errors import SuiteError, nearest
 
 MARKOV, STDLIB, MIXTURE, PATH = "markov", "stdlib", "mixture", "path:"
+PAIRS = REVERSE, COPY = "reverse", "copy"
+"""Sequences of tokens drawn at random and their answers, for models that read one and write the other."""
+SYNTHETIC = (MARKOV, *PAIRS)
 CLEANING = ("html", "control", "space")
 BPE, CHAR = "bpe", "char"
 LEAST_VOCABULARY = 256 + 3
@@ -41,9 +44,9 @@ class MixtureSource(BaseModel):
 class Workload(BaseModel):
     """What is trained on, and which rank trains on what.
 
-    `corpus`: `markov`, `stdlib`, `path:GLOB` or `mixture`. `documents` says what one document of a text is, `cleaning` what is
-    taken out of it (`html`, `control`, `space`, joined by `+`), `tokenizer` how it becomes tokens: `bpe` (as large as the
-    model's vocabulary, or `bpe:N`), `char`, or `path:FILE`, a tokenizer.json.
+    `corpus`: `markov`, `stdlib`, `path:GLOB` or `mixture`; `reverse` or `copy` for a seq2seq model. `documents` says what one
+    document of a text is, `cleaning` what is taken out of it (`html`, `control`, `space`, joined by `+`), `tokenizer` how it
+    becomes tokens: `bpe` (as large as the model's vocabulary, or `bpe:N`), `char`, or `path:FILE`, a tokenizer.json.
 
     `batching`: `fixed`, sequences of `seq_len` tokens; `packed`, whole documents, several to a sequence; `padded`, a document
     or a piece of one to a sequence. Lengths of `padded` are the documents' own, or lognormal where `length_spread`, the
@@ -75,12 +78,15 @@ class Workload(BaseModel):
                 f"mixture: found {'none' if not self.mixture else 'one'} for corpus {self.corpus}, expected its sources "
                 f"with `corpus: {MIXTURE}`, and none otherwise"
             )
+        for source in self.mixture.values():
+            if source.corpus in PAIRS:
+                raise SuiteError(f"mixture: {source.corpus} is for seq2seq models alone, expected a text or {MARKOV}")
         if len({source.corpus == MARKOV for source in self.sources.values()}) > 1:
             raise SuiteError(f"mixture: {MARKOV} has no text, expected sources that all have, or all have not")
         if not self.is_text:
             for key in _TEXT_KEYS:
                 if getattr(self, key) != Workload.model_fields[key].default:
-                    raise SuiteError(f"{key}: {MARKOV} has no text that it could be for", hint="take the key out")
+                    raise SuiteError(f"{key}: {self.corpus} has no text that it could be for", hint="take the key out")
         unknown = sorted(set(self.cleaning_steps) - set(CLEANING))
         if unknown:
             raise SuiteError(
@@ -125,10 +131,12 @@ class Workload(BaseModel):
         if self.is_text or self.batching == "fixed":
             return
         if self.batching == "packed":
-            raise SuiteError(f"batching: {MARKOV} has no documents to pack", hint="choose a text, or fixed or padded")
+            raise SuiteError(
+                f"batching: {self.corpus} has no documents to pack", hint="choose a text, or fixed or padded"
+            )
         if any(source.length_spread is None for source in self.sources.values()):
             raise SuiteError(
-                f"length_spread: {MARKOV} has no lengths of its own, expected a number", hint="0 for equal lengths"
+                f"length_spread: {self.corpus} has no lengths of its own, expected a number", hint="0 for equal lengths"
             )
 
     @property
@@ -143,7 +151,7 @@ class Workload(BaseModel):
     @property
     def is_text(self) -> bool:
         """True if tokens come from text, through a tokenizer."""
-        return any(source.corpus != MARKOV for source in self.sources.values())
+        return any(source.corpus not in SYNTHETIC for source in self.sources.values())
 
     @property
     def cleaning_steps(self) -> tuple[str, ...]:
@@ -171,9 +179,10 @@ _DATA = ("mixture", *_TEXT_KEYS, "batching", "median_len", "length_spread")
 
 def _check_name(corpus: str) -> None:
     """Raise SuiteError unless `corpus` is the name of one."""
-    if corpus in (MARKOV, STDLIB, MIXTURE) or (corpus.startswith(PATH) and len(corpus) > len(PATH)):
+    if corpus in (*SYNTHETIC, STDLIB, MIXTURE) or (corpus.startswith(PATH) and len(corpus) > len(PATH)):
         return
     raise SuiteError(
-        f"corpus: found {corpus!r}, expected {MARKOV}, {STDLIB}, {PATH}GLOB or {MIXTURE}",
-        hint=nearest(corpus, (MARKOV, STDLIB, MIXTURE)),
+        f"corpus: found {corpus!r}, expected {MARKOV}, {STDLIB}, {PATH}GLOB or {MIXTURE}, "
+        f"or {' or '.join(PAIRS)} for a seq2seq model",
+        hint=nearest(corpus, (*SYNTHETIC, STDLIB, MIXTURE)),
     )

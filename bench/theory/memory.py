@@ -13,8 +13,8 @@ FRAGMENTATION_FRAC = 0.05
 """Allowance for what torch's allocator holds in blocks that no tensor fills. Assumed: a step that allocates the same sizes
 again and again leaves little; not in the model states, which are allocated once."""
 
-# Elements of float32 that Adam keeps: momentum and variance, and in half precision the master weights before them.
-_ADAM, _MASTER = 8, 4
+# Bytes of float32 that Adam keeps: momentum and variance; and in half precision the master weights before them.
+ADAM_STATE_BYTES, _MASTER = 8, 4
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,24 @@ class Memory:
         return known + (self.activations or 0.0)
 
 
-def model_states(num_params: float, precision: str, stage: int, world_size: int, offload: str = "none") -> Memory:
+def model_states(
+    num_params: float,
+    precision: str,
+    stage: int,
+    world_size: int,
+    offload: str = "none",
+    state_bytes: int = ADAM_STATE_BYTES,
+) -> Memory:
     """Bytes of parameters, gradients and optimizer of one rank, nothing else.
 
     Half precision: 2 + 2 + 12 bytes a parameter, float32: 4 + 4 + 8. Stage 1 divides the optimizer by the ranks, 2 the
     gradients too, 3 the parameters too; stage 0 and DDP keep all. `offload`: `optimizer` moves the optimizer and the
     divided gradients to the host, `all` at stage 3 the parameters as well. Rajbhandari et al. 2020 (ZeRO), section 5 and
-    table 1 (K = 12); Ren et al. 2021 (ZeRO-Offload), section 4.
+    table 1 (K = 12); Ren et al. 2021 (ZeRO-Offload), section 4. `state_bytes` a parameter are those of another optimizer
+    than Adam.
     """
     item = DTYPE_BYTES[precision]
-    per_param = _ADAM + (_MASTER if item == 2 else 0)
+    per_param = state_bytes + (_MASTER if item == 2 else 0)
     share = [1.0 / world_size if stage >= at else 1.0 for at in (3, 2, 1)]
     parameters, gradients, optimizer = (
         num_params * item * share[0],
@@ -81,6 +89,7 @@ def memory(
     reserved_bytes: float,
     num_layers: int,
     offload: str = "none",
+    state_bytes: int = ADAM_STATE_BYTES,
     whole_gradients: bool = False,
 ) -> Memory:
     """Bytes of one rank while the backward pass begins: its peak.
@@ -91,7 +100,7 @@ def memory(
     FRAGMENTATION_FRAC, is on buckets and activations. Not counted: temporaries inside a kernel, the loss scaler, buffers.
     """
     stage = STRATEGIES[strategy].stage
-    states = model_states(num_params, precision, stage, world_size, offload)
+    states = model_states(num_params, precision, stage, world_size, offload, state_bytes)
     buckets = 0.0
     if whole_gradients:
         states = dataclasses.replace(states, gradients=float(num_params * DTYPE_BYTES[precision]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,9 +70,10 @@ def generate(
 
 def next_logits(model: LanguageModel, tokens: Tensor) -> Tensor:
     """Logits of the token after each position, (seq, vocab), float32 on the host. `tokens` (1, seq). Raises CheckpointError for a
-    model that doesn't predict one token after the other."""
-    logits = getattr(model, "logits", None)
-    if logits is None:
-        raise CheckpointError(f"{type(model).__name__} does not continue a text: it has no next token")
-    found: Tensor = logits(tokens)[0]
+    model that does not predict one token after the other."""
+    of_tokens: Any = getattr(model, "logits", None)
+    # An encoder-decoder's take the answer too.
+    if of_tokens is None or "targets" in inspect.signature(of_tokens).parameters:
+        raise CheckpointError(f"{type(model).__name__} does not continue a text, token after token", hint="train a GPT")
+    found: Tensor = of_tokens(tokens)[0]
     return found.float().cpu()

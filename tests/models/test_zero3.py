@@ -44,7 +44,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("case", ["gpt", "gpt checkpointed", "paced", "gpt bf16"])
+@pytest.mark.parametrize("case", ["gpt", "gpt checkpointed", "paced", "seq2seq", "gpt bf16"])
 def test_weights_built_under_zero_init_are_bit_identical(results: dict[str, Any], case: str) -> None:
     result = results[case]
     assert result["num_partitioned"] == result["num_parameters"]
@@ -53,7 +53,8 @@ def test_weights_built_under_zero_init_are_bit_identical(results: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("case", "tolerance"), [("gpt", 1e-5), ("gpt checkpointed", 1e-5), ("paced", 1e-5), ("gpt bf16", 0.02)]
+    ("case", "tolerance"),
+    [("gpt", 1e-5), ("gpt checkpointed", 1e-5), ("paced", 1e-5), ("seq2seq", 1e-5), ("gpt bf16", 0.02)],
 )
 def test_losses_are_those_of_one_process(results: dict[str, Any], case: str, tolerance: float) -> None:
     result = results[case]

@@ -20,6 +20,7 @@ CASES: dict[str, tuple[str, dict[str, Any], torch.dtype, bool]] = {
     "gpt": ("gpt-nano", GPT, torch.float32, False),
     "gpt checkpointed": ("gpt-nano", GPT, torch.float32, True),
     "paced": ("paced-nano", PACED, torch.float32, False),
+    "seq2seq": ("seq2seq-nano", {**GPT, "vocab_size": 512}, torch.float32, False),
     "gpt bf16": ("gpt-nano", GPT, torch.bfloat16, False),
 }
 MICRO_STEPS, SEQ_LEN = 2, 32

@@ -53,6 +53,12 @@ def test_the_zero_papers_table_to_its_digits(params: float, ranks: int, stage: i
     assert round(float(printed) * scale) in near
 
 
+def test_another_optimizer_keeps_less() -> None:
+    for state_bytes in (0, 4):
+        found = [model_states(10, precision, 0, 4, state_bytes=state_bytes).optimizer for precision in ("fp32", "bf16")]
+        assert found == [10 * state_bytes, 10 * (state_bytes + 4)]
+
+
 def test_adam_in_both_precisions_and_offload() -> None:
     mixed, single = model_states(10, "fp16", 0, 4), model_states(10, "fp32", 0, 4)
     assert (mixed.parameters, mixed.gradients, mixed.optimizer) == (20, 20, 120)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from bench.errors import SuiteError
 from bench.plan.cell import Cell
-from bench.plan.workload import MARKOV, MixtureSource
+from bench.plan.workload import MARKOV, PAIRS, MixtureSource
 from bench.results.corpus import Corpus
 from bench.worker.data import packing, sources
 from bench.worker.data.batches import GlobalBatches
@@ -46,7 +46,7 @@ def batches_of_cell(cell: Cell, model: Sized) -> tuple[Batches, Corpus]:
     Raises SuiteError where the corpus or the tokenizer can't be had, or has too few tokens for one sequence.
     """
     per_token, per_pair = model.sequence_cost(cell.seq_len)
-    if not cell.is_text and cell.batching == "fixed" and cell.partition == "contiguous":
+    if cell.corpus == MARKOV and cell.batching == "fixed" and cell.partition == "contiguous":
         cost = per_token * cell.seq_len + per_pair * cell.seq_len**2
         return EqualBatches(GlobalBatches.of_cell(cell, model.vocab_size), cost), _markov_corpus()
     data = data_of_cell(cell, model.vocab_size, "train", cell.global_batch_size)
@@ -65,7 +65,8 @@ def data_of_cell(cell: Cell, vocab_size: int, split: Split, num_sequences: int) 
     """The sequences of that split, of the kind that the cell trains on, `num_sequences` of them a step. Raises as
     `batches_of_cell`."""
     tokenizer, texts = None, {}
-    corpus = _markov_corpus()
+    # A pair's answer can be told from its source.
+    corpus = Corpus(name=cell.corpus, entropy_floor_nats=0.0) if cell.corpus in PAIRS else _markov_corpus()
     if cell.is_text:
         texts = {source.corpus: load_text(source.corpus, cell) for source in cell.sources.values()}
         tokenizer = _tokenizer(cell, texts, vocab_size)
@@ -119,6 +120,8 @@ def _source(
     if asked.length_spread is not None:
         median = asked.median_len or max(1, round(DEFAULT_MEDIAN_FRAC * cell.seq_len))
         drawn = Lognormal(median, asked.length_spread, cell.seq_len, cell.seed, stream=number)
+    if asked.corpus in PAIRS:
+        return sources.PairSource(asked.corpus, vocab_size, cell.seq_len, num_sequences, cell.seed, drawn)
     if text is None or tokenizer is None:
         return sources.MarkovSource(Markov(vocab_size, cell.seed), cell.seq_len, num_sequences, drawn)
     tokens = encoded(text.split(split), text.sha256, split, tokenizer)

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from bench.plan.workload import REVERSE
 from bench.worker.data.lengths import Lognormal
 from bench.worker.data.markov import Markov
 from bench.worker.data.packing import Rows
@@ -43,6 +44,25 @@ class MarkovSource(Source):
     def sequence(self, step: int, index: int, length: int) -> InputsAndTargets:
         walk = self._markov.sequence(step, index, length + 1)
         return walk[:-1], walk[1:]
+
+
+class PairSource(Source):
+    """Tokens drawn at random, each alike, and as their targets the same in reverse, or the same: after a source that has been
+    read, a loss of 0 is possible. A shorter sequence is the beginning of a longer one."""
+
+    def __init__(
+        self, corpus: str, vocab_size: int, seq_len: int, size: int, seed: int, drawn: Lognormal | None
+    ) -> None:
+        self._reverses, self._vocab_size, self._seed, self._drawn = corpus == REVERSE, vocab_size, seed, drawn
+        self._equal = np.full(size, seq_len, dtype=np.int64)
+
+    def lengths(self, step: int) -> Numbers:
+        return self._equal if self._drawn is None else self._drawn.of_step(step, len(self._equal))
+
+    def sequence(self, step: int, index: int, length: int) -> InputsAndTargets:
+        source = np.random.Generator(np.random.Philox(key=[self._seed, 0], counter=[0, 0, index, step]))
+        tokens = source.integers(self._vocab_size, size=length)
+        return tokens, tokens[::-1] if self._reverses else tokens
 
 
 class RowSource(Source):
