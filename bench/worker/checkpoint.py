@@ -44,7 +44,7 @@ def write_checkpoint(
     temporary = folder / f".{checkpoint_path(folder, config.step).name}.writing"
     if dist.get_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / STATE_NAME).mkdir(parents=True)
+        (temporary / STATE_NAME if config.resumable else temporary).mkdir(parents=True)
     dist.barrier(control)
     if config.resumable:
         strategy.save(temporary / STATE_NAME)

@@ -322,7 +322,8 @@ def _join(launch: Launch, device: torch.device, meter: Meter | None) -> None:
 
 
 def _say(record: Record, path: Path) -> None:
-    median_s = statistics.median(record.slowest_step_times_s())
+    # A training may end before ranks that agree seldom have taken a whole period together.
+    median_s = statistics.median(record.slowest_step_times_s() or [math.nan])
     loss = record.mean_losses()[-1]
     finite = "" if math.isfinite(loss) else " (not finite)"
     print(
