@@ -57,6 +57,12 @@ def lead(scaling: pd.DataFrame, aa_spread_frac: float | None) -> list[str]:
             f"Paced: {paced} sleeps for a known time instead of computing. Its figures show what communication and the "
             "framework cost, not how fast a model trains."
         )
+    in_host = ok["strategy"].str.endswith("_offload") & (ok["device_type"] == "cpu")
+    if offloaded := ", ".join(sorted(ok.loc[in_host, "strategy"].unique())):
+        sentences.append(
+            f"Offload on CPU: {offloaded} copied from memory to the same memory. Its figures show what that code costs, not what "
+            "a GPU's link to its host does."
+        )
     return sentences
 
 

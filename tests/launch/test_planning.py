@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bench.launch.machine import Machine
 from bench.launch.order import cell_of_the_pair
 from bench.launch.sweep import Sweep
 from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
 from bench.plan.suite import LaunchSettings, PlannedCell, Suite
 from bench.results.store import record_paths
 from tests import synthetic
@@ -94,6 +96,23 @@ def test_precisions_that_a_device_lacks_are_refused() -> None:
     assert "capability 7.0" in str(reason(V100, "bf16"))
     assert reason(V100, "fp16") is None
     assert reason(Machine("cuda", 1, ("NVIDIA H200",), (9, 0)), "bf16") is None
+
+
+def test_strategies_are_refused_where_devices_or_deepspeed_lack_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason(machine: Machine, strategy: str) -> str | None:
+        return machine.refusal(Cell(model="gpt-nano", strategy=strategy, world_size=2, steps=32, max_warmup_steps=64))
+
+    monkeypatch.setattr(importlib.metadata, "version", {"deepspeed": "0.19.8"}.__getitem__)
+    for strategy, spec in STRATEGIES.items():
+        if spec.needs_cuda:
+            assert str(reason(CPU, strategy)).startswith(f"{strategy} needs GPUs: ")
+        else:
+            assert (reason(CPU, strategy) is None) == (not spec.removed_in)
+    assert reason(V100, "zeropp") is None
+    assert "mics is gone from DeepSpeed since 0.19.7" in str(reason(V100, "mics"))
+    assert "0.19.8 is installed" in str(reason(V100, "onebit_adam"))
+    monkeypatch.setattr(importlib.metadata, "version", {"deepspeed": "0.19.6+cu126"}.__getitem__)
+    assert reason(V100, "mics") is None and reason(V100, "onebit_adam") is None and reason(CPU, "mics") is None
 
 
 def sweep_of(folder: Path, launches: int, seed: int = 0, machine: Machine = CPU, aa_pair: bool = False) -> Sweep:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, SuiteError
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import (
     SHIPPED,
@@ -39,8 +41,63 @@ def test_resolved_file_says_what_the_cell_says(strategy: str) -> None:
     assert config["gradient_clipping"] == 0.0
     assert config["timers"]["throughput"]["enabled"] is False and config["wall_clock_breakdown"] is False
     assert config["zero_optimization"]["stage"] == STRATEGIES[strategy].zero_stage
-    if strategy != "zero0":
+    if STRATEGIES[strategy].zero_stage:
         assert config["zero_optimization"]["reduce_bucket_size"] == 1_000_000
+
+
+def test_options_reach_the_file() -> None:
+    def zero(strategy: str, world_size: int = 2, **options: Any) -> dict[str, Any]:
+        cell = cell_of(strategy, strategy_options=options).model_copy(update={"world_size": world_size})
+        found: dict[str, Any] = resolve_deepspeed_config(cell, 8_000_000)["zero_optimization"]
+        return found
+
+    assert zero("zero3_offload")["offload_param"]["device"] == "cpu"
+    disk = zero("zero3_offload", nvme_path="/nvme")
+    assert {disk[part]["device"] for part in ("offload_optimizer", "offload_param")} == {"nvme"}
+    assert disk["offload_param"]["nvme_path"] == "/nvme"
+    assert [zero("zeropp", ranks)["zero_hpz_partition_size"] for ranks in (2, 8, 12, 32)] == [2, 8, 4, 8]
+    assert zero("zeropp", hpz_partition_size=1)["zero_hpz_partition_size"] == 1
+    assert zero("mics", 16, shard_size=2)["mics_shard_size"] == 2
+    with pytest.raises(SuiteError, match="hpz_partition_size: found 3, expected a divisor of world_size, 2"):
+        cell_of("zeropp", strategy_options={"hpz_partition_size": 3})
+    onebit = resolve_deepspeed_config(cell_of("onebit_adam", strategy_options={"freeze_step": 7}), 8_000_000)
+    assert onebit["optimizer"]["type"] == "OneBitAdam" and onebit["optimizer"]["params"]["freeze_step"] == 7
+
+
+def test_the_hosts_own_adam_is_for_gpus() -> None:
+    cell = cell_of("zero2_offload")
+    assert resolve_deepspeed_config(cell, 8_000_000)["optimizer"]["params"]["torch_adam"] is True
+    assert "torch_adam" not in resolve_deepspeed_config(cell, 8_000_000, on_gpu=True)["optimizer"]["params"]
+    assert (
+        resolve_deepspeed_config(cell_of("zero2"), 8_000_000, on_gpu=True)["optimizer"]["params"]["torch_adam"] is True
+    )
+
+
+def test_a_window_of_compressed_steps_needs_a_warm_up_as_long() -> None:
+    with pytest.raises(SuiteError, match="max_warmup_steps: found 30, expected at least 40"):
+        cell_of("ddp_powersgd", strategy_options={"start_iter": 40})
+    with pytest.raises(SuiteError, match=r"start_iter: found 1, expected at least 2"):
+        cell_of("ddp_powersgd", strategy_options={"start_iter": 1})
+
+
+@pytest.mark.slow
+def test_deepspeed_accepts_the_files() -> None:
+    """But those of strategies that the installed release no longer has, which it refuses by name."""
+    config = importlib.import_module("deepspeed.runtime.config")
+    release = tuple(map(int, importlib.metadata.version("deepspeed").partition("+")[0].split(".")[:3]))
+    for strategy, spec in STRATEGIES.items():
+        if spec.deepspeed_config is None:
+            continue
+        cell = Cell(model="gpt-nano", strategy=strategy, world_size=1)
+        resolved = resolve_deepspeed_config(cell, 8_000_000)
+        gone = bool(spec.removed_in) and release >= tuple(map(int, spec.removed_in.split(".")))
+        if gone and strategy == "mics":
+            with pytest.raises(config.DeepSpeedConfigError, match="MiCS"):
+                config.DeepSpeedConfig(resolved)
+        else:
+            accepted = config.DeepSpeedConfig(resolved)
+            assert accepted.zero_config.stage == spec.zero_stage
+            assert gone == (accepted.optimizer_name not in config.DEEPSPEED_OPTIMIZERS)
 
 
 def test_thresholds_of_stage_3_follow_the_model_and_stop_at_deepspeeds_defaults() -> None:

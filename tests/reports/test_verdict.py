@@ -62,6 +62,12 @@ def test_what_did_not_run_and_why() -> None:
     assert "5 cells in 5 timing launches: 4 oom, 1 ok." in text
 
 
+def test_offload_on_cpu_says_that_it_measures_code() -> None:
+    text = told(*(synthetic.launch(cell(2, s), step_time_s=0.1) for s in ("ddp", "zero2", "zero3_offload")))
+    assert "Offload on CPU: zero3_offload copied from memory to the same memory." in text
+    assert "Offload on CPU" not in told(synthetic.launch(cell(2, "zero2"), step_time_s=0.1))
+
+
 def test_several_launches_give_their_spread() -> None:
     text = told(*(synthetic.launch(cell(2), step_time_s=t) for t in (0.1, 0.11)))
     assert "means over 2 launches with 95 % intervals; launches differed by up to 10.0 % within a cell" in text
