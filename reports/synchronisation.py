@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from reports import units
 from reports.columns import Column, table, without_empty
@@ -15,7 +16,7 @@ Styles = dict[str, Style]
 
 
 def bytes_by_period(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Bytes that a rank sends in a step, against how many steps lie between two exchanges. Panels are numbers of ranks.
+    """Bytes that a rank sends in a step, against how many steps lie between two exchanges. Panels are numbers of workers.
 
     `rows`: those of `bench.analysis.synchronisation.synchronisation_table` of one model. Both axes are logarithmic: halving
     how often ranks exchange halves what they send.
@@ -23,23 +24,29 @@ def bytes_by_period(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     shown = rows[rows["bytes_per_step_per_rank"] > 0].drop_duplicates(["contender", "world_size"])
     if shown.empty or shown["every_steps"].nunique() < 2:
         return None
-    sizes = sorted(shown["world_size"].unique())
+    shown = shown.sort_values("num_workers", kind="stable")
+    sizes = list(dict.fromkeys(shown["num_workers"]))
     notes = (
         "What a rank sends in a mean optimizer step; collectives as a ring would carry them, servers counted as ranks."
     )
     with panels(1, len(sizes) + 1, f"Bytes a step of {shown['model'].iloc[0]}", notes, tall=1.3) as (figure, axes):
         divisor, unit = units.scale(shown["bytes_per_step_per_rank"].max(), "bytes")
+        lowest, highest = (shown["bytes_per_step_per_rank"].agg(which) / divisor for which in ("min", "max"))
         for column, size in enumerate(sizes):
-            axis, panel = axes[0, column], shown[shown["world_size"] == size]
+            axis, panel = axes[0, column], shown[shown["num_workers"] == size]
             log2_axis(axis, panel["every_steps"], "steps from one exchange to the next (H)")
             axis.set_yscale("log")
+            axis.set_ylim(lowest / 1.5, highest * 1.5)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             for name, cells in panel.groupby("contender", sort=False):
                 style = styles[str(name)]
                 axis.plot(
                     cells["every_steps"], cells["bytes_per_step_per_rank"] / divisor, color=style.color,
                     marker=style.marker, linestyle="",
                 )  # fmt: skip
-            name_panel(axis, units.ranks(size))
+            name_panel(axis, f"{size} workers")
         axes[0, 0].set_ylabel(f"{unit} a step and rank")
         _names(axes[0, -1], shown, styles)
     return figure
@@ -72,7 +79,7 @@ def time_and_loss(rows: pd.DataFrame, styles: Styles) -> Figure | None:
                 )
             best = panel.loc[pareto(panel)].sort_values("common_s")
             axis.plot(best["common_s"] / divisor, best["common_loss"], color="#888888", linewidth=1, zorder=1)
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, 1.08 * panel["common_s"].max() / divisor)
             axis.set_xlabel(f"time, {unit}")
             name_panel(axis, f"{count} workers")
         axes[0, 0].set_ylabel("loss, nats a token")

@@ -105,6 +105,8 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         dist.barrier(self.control)
+        if self.cell.own_pace:
+            may_be_missed()
         self.strategy.begin(num_steps)
         clock = step_clock(self.device)
         clock.mark()
@@ -185,8 +187,6 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     _join(launch, device, meter)
     # Control traffic never shares the measured process group.
     trainer = Trainer(cell, device, dist.new_group(backend="gloo"), meter)
-    if cell.own_pace:
-        may_be_missed()
     built_s = time.monotonic()
     watch = OutlineWatch(trainer.model) if meter is not None else None
     witness = Witness(trainer.model, trainer.results)
