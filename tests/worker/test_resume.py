@@ -76,7 +76,7 @@ def plainly_trained(of: Cell) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3"))]
+    "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero0", "zero1", "zero2", "zero3"))]
 )
 def test_resumed_training_is_the_same_to_the_last_bit(strategy: str, tmp_path: Path) -> None:
     asked = cell(strategy, grad_accum_steps=2, micro_batch_size=2)

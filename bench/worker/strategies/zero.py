@@ -27,6 +27,7 @@ from bench.worker.strategies.optimizer import set_learning_rate, shrink_by_l1
 from models.build import model_class
 
 _TAG = "engine"
+_RESUMABLE = frozenset({"zero0", "zero1", "zero2", "zero3"})
 
 
 class Zero(Strategy):
@@ -89,8 +90,8 @@ class Zero(Strategy):
 
     @property
     def resumable(self) -> bool:
-        """By DeepSpeed's own sharded checkpoint."""
-        return True
+        """By DeepSpeed's own sharded checkpoint, where training from it was seen to be the same to the last bit."""
+        return self._cell.strategy in _RESUMABLE
 
     def save(self, folder: Path) -> None:
         state = {"num_steps": self.num_steps}
