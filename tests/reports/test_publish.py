@@ -68,12 +68,13 @@ def test_every_table_can_be_read_back(quick: Path) -> None:
             "ranks",
             "balance",
             "traffic",
+            "synchronisation",
             "launches",
             "phases",
             "not_ok",
             "environment",
         ),
-        *("certainty", "memory", "projected", "alarms"),
+        *("certainty", "memory", "projected", "alarms", "time_to_loss", "loss_curves"),
     }
     assert tables["scaling"].columns.tolist() == COLUMNS
     assert len(tables["scaling"]) == len(tables["launches"]) == 23
