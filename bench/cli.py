@@ -13,11 +13,14 @@ from bench.verbs.case import case
 from bench.verbs.comm import comm
 from bench.verbs.compare import compare
 from bench.verbs.doctor import doctor
+from bench.verbs.evaluate import evaluate
+from bench.verbs.generate import generate
 from bench.verbs.project import project
 from bench.verbs.prove import prove
 from bench.verbs.report import report
 from bench.verbs.run import run
 from bench.verbs.track import track
+from bench.verbs.train import train
 
 app = typer.Typer(
     name="scalebench",
@@ -32,6 +35,13 @@ app.command(
     epilog="Example: scalebench run quick    or: scalebench run my-suite.yaml --device cuda --launcher torchrun"
 )(run)
 app.command(epilog="Example: scalebench doctor    or: scalebench doctor --hostfile hostfile --suite v100-8")(doctor)
+app.command(epilog="Example: scalebench train markov    or: scalebench train my-training.yaml --resume")(train)
+app.command(epilog="Example: scalebench evaluate results/train-stdlib --split test    or: ... --labels probe.csv")(
+    evaluate
+)
+app.command(epilog="Example: scalebench generate results/train-stdlib --prompt 'def ' --temperature 0.8 --top-p 0.95")(
+    generate
+)
 app.command(epilog="Example: scalebench prove --world-size 4")(prove)
 app.command(epilog="Example: scalebench report results/quick")(report)
 app.command(

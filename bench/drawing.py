@@ -20,6 +20,7 @@ from reports import balance as balance_charts
 from reports import bars, charts, efficiency, seconds
 from reports import synchronisation as synchronisation_charts
 from reports import traffic as traffic_charts
+from reports import training as training_charts
 from reports.style import kin_styles, look, styles
 
 # Below this many charts, starting other processes takes longer than drawing.
@@ -60,6 +61,7 @@ def wanted(
     balance: pd.DataFrame,
     aa_spread_frac: float | None,
     projected: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
     synchronisation: pd.DataFrame | None = None,
 ) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
@@ -67,7 +69,8 @@ def wanted(
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
     drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `balance`: rows of
     `balance_table`; `aa_spread_frac`: how far the cell and the twin of the run's A/A pair are apart, None where there is none;
-    `projected`: rows of `projected_table`; `synchronisation`: rows of `synchronisation_table`.
+    `projected`: rows of `projected_table`; `curves`: rows of `bench.analysis.training.curves`; `synchronisation`: rows of
+    `synchronisation_table`.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
@@ -95,6 +98,12 @@ def wanted(
     ):
         shows = f"balance {model} {strategy} {data}" + (f" slow rank {slow:g}" if slow else "")
         found.append(Chart("balance", _slug(shows), shows, balance_charts.balance, (rows,)))
+    if curves is not None:
+        for (model, kind, setting), rows in curves.groupby(["model", "scaling", "setting"], dropna=False, sort=False):
+            name = _slug("loss", str(model), str(kind), str(setting or ""))
+            found.append(
+                Chart("training", name, f"loss: {charts.title(rows)}", training_charts.loss_curves, (rows, looks))
+            )
     if synchronisation is not None:
         found += _of_synchronisation(synchronisation)
     # Signs that a file name can't hold are dropped, which may leave two names alike.

@@ -29,6 +29,14 @@ class RecordError(ScalebenchError):
     """A stored record, or the folder that holds records, cannot be read as one."""
 
 
+class CheckpointError(ScalebenchError):
+    """There is no such checkpoint, or it can't be used for what is asked."""
+
+
+class TrackerError(ScalebenchError):
+    """A tracker of experiments that training is to be logged with is not there."""
+
+
 class MachineError(ScalebenchError):
     """A described machine or network is not known, or its file can't be used as one."""
 

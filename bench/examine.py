@@ -20,6 +20,7 @@ from bench.analysis.projected import projected_table
 from bench.analysis.scaling import scaling_table
 from bench.analysis.synchronisation import synchronisation_table
 from bench.analysis.traffic import disagreement, traffic_table
+from bench.analysis.training import curves, time_to_loss
 from bench.analysis.validity import judge
 from bench.results.frame import to_frame
 from bench.results.record import Record
@@ -36,8 +37,9 @@ class Findings:
     and `ranks` (a row a rank of it), `balance` (a row a cell of unequal sequences), `traffic` (a row a metered cell and
     operation), `synchronisation` (a row a cell, where some don't synchronise at every step), `memory` (a row a launched cell,
     theory beside measurement), `projected` (a row a cell that theory foresaw), `alarms` (a row a launch that beats its
-    machine), `places` (the environments), `measured` (what other runs are compared with), `certainty` (a row a quantity that
-    says how sure the run is), `works` (what a calibration is fitted to), the names of the suites, and which launches have a
+    machine), `time_to_loss` (a row a cell that was trained to a goal) and `curves` (a row an evaluation of it), `places` (the
+    environments), `measured` (what other runs are compared with), `certainty` (a row a quantity that says how sure the run
+    is), `works` (what a calibration is fitted to), the names of the suites, and which launches have a
     timeline, as (cell id, launch id).
     """
 
@@ -52,6 +54,8 @@ class Findings:
     memory: pd.DataFrame
     projected: pd.DataFrame
     alarms: pd.DataFrame
+    time_to_loss: pd.DataFrame
+    curves: pd.DataFrame
     places: pd.DataFrame
     measured: list[Measured]
     certainty: pd.DataFrame
@@ -89,6 +93,8 @@ def examine(folder: Path, machine: str | None = None) -> Findings:
         memory=memory_table(records, scaling),
         projected=projected_table(workloads, scaling, machine),
         alarms=alarms(believed, machine),
+        time_to_loss=time_to_loss(believed, scaling),
+        curves=curves(believed, scaling),
         places=environment(records),
         measured=compared,
         certainty=certainty(launches, scaling, compared),

@@ -13,7 +13,8 @@ from bench.launch.order import Task
 from bench.results.record import Record
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as "1:05", or "1:02:03" from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -72,13 +73,13 @@ class SweepProgress:
             if self._why is not None:
                 self._bar.update(self._task, left=escape(self._why))
         else:
-            left = "" if eta_s is None else f", {_clock(eta_s)} left"
+            left = "" if eta_s is None else f", {clock(eta_s)} left"
             head = self._why or f"{index + 1}/{total}{left}"
             self._console.print(f"[{head}] {describe(task)}", markup=False, highlight=False)
 
     def tick(self) -> None:
         if self._bar is not None and self._ends_at_s is not None:
-            self._bar.update(self._task, left=f"{_clock(max(0.0, self._ends_at_s - time.monotonic()))} left")
+            self._bar.update(self._task, left=f"{clock(max(0.0, self._ends_at_s - time.monotonic()))} left")
 
     def plain_training(self, number: int) -> None:
         """All launches are through; their `number` different global batches are trained plainly."""

@@ -22,7 +22,7 @@ from bench.results.launch_file import record_path
 from bench.results.store import read_record
 from bench.theory.validation import class_scores
 from bench.writing import write_bytes, write_text
-from reports import certainty, losses, page, predicted, synchronisation, tables, verdict
+from reports import certainty, losses, page, predicted, synchronisation, tables, training, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,6 +82,11 @@ _EFFICIENCY = (
 _NO_EFFICIENCY = (
     "Not known: no attribution launch has figures; attribution_launches: 1 in the suite makes the next run start them."
 )
+_TRAINING = (
+    "Trained until the loss on the validation split was the target, or for as many steps as it may take: a strategy that is "
+    "fast a step but learns slowly is found out here. Time to target is that of the first evaluation at or below it; evaluations "
+    "are in no time. Where replicas differ, the loss is the mean over theirs."
+)
 _ALARMS = (
     "Faster than the machine that was named can be: its description is wrong, or the measurement is. These launches are in all "
     "tables and rankings none the less."
@@ -138,6 +143,8 @@ def publish(findings: Findings) -> Path:
         "memory": findings.memory,
         "projected": findings.projected,
         "alarms": findings.alarms,
+        "time_to_loss": findings.time_to_loss,
+        "loss_curves": findings.curves,
         "not_ok": failed,
         "certainty": findings.certainty,
         "environment": places,
@@ -156,6 +163,7 @@ def publish(findings: Findings) -> Path:
         findings.balance,
         spread,
         findings.projected,
+        findings.curves,
         findings.synchronisation,
     )
     for chart, png, svg in drawn(charts):
@@ -212,6 +220,7 @@ def _sections(
             says = _NO_SCALING if anchor == "scaling" and not drawn else text
             found.append(page.Section(anchor, heading, says, drawn, rows, folded=rows is not None and len(rows) > 24))
         if anchor == "scaling":
+            found += _training(findings.time_to_loss, pictures)
             found += _projected(findings.projected)
             found += _attribution(findings.efficiency, findings.ranks, pictures)
             found += _balance(findings.balance, pictures)
@@ -230,6 +239,22 @@ def _sections(
             page.Section("outside", "Outside the window", text, pictures.get("outside", []), tables.phases(seconds))
         )
     return found
+
+
+def _training(time_to_loss: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> list[page.Section]:
+    if time_to_loss.empty:
+        return []
+    return [
+        page.Section(
+            "training",
+            "Time to a loss",
+            _TRAINING,
+            pictures.get("training", []),
+            training.time_to_loss(time_to_loss),
+            folded=len(time_to_loss) > 24,
+            sentences=training.sentences(time_to_loss),
+        )
+    ]
 
 
 def _projected(projected: pd.DataFrame) -> list[page.Section]:

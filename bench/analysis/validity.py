@@ -18,11 +18,14 @@ REPLICA_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3, "fp16": 1e-3}
 # Relative difference of two losses of equal work: order of summation only.
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
+COMPARED_STEPS = 50
+"""So many losses of a training are held to others of equal work: after that, sums in another order have parted them."""
+
 # What the gates look at.
 _ASKED = [
     *("strategy", "precision", "world_size", "num_ranks", "steps", "num_steps", "num_timed_steps", "losses"),
     *("num_skipped_steps", "replica_distance", "optimizer", "skipped_warmup_steps", "corpus_sha256", "batch_tokens"),
-    *("drifting", "lost"),
+    *("drifting", "lost", "max_steps"),
 ]
 
 
@@ -93,8 +96,9 @@ def loss_not_finite(row: dict[str, Any]) -> str | None:
 
 
 def steps_skipped(row: dict[str, Any]) -> str | None:
-    """Why the launch is invalid, if the loss scaler skipped steps inside the window: a skipped step is a faster one."""
-    skipped = row["num_skipped_steps"]
+    """Why the launch is invalid, if the loss scaler skipped steps inside the window: a skipped step is a faster one. A training's
+    window is all of it, in which the scaler finds its scale."""
+    skipped = row["num_skipped_steps"] if pd.isna(row["max_steps"]) else 0
     return f"{skipped:.0f} optimizer steps were skipped inside the window" if skipped > 0 else None
 
 
@@ -183,6 +187,8 @@ def _leaves_equal_work(ok: pd.DataFrame, sound: pd.DataFrame) -> dict[Any, str]:
         reference = np.median([losses[: min(map(len, rows))] for losses in rows], axis=0)
         for index, row in _rows(group):
             losses = _losses(row)[: _num_alike([row["skipped_warmup_steps"], *skipped])]
+            if not pd.isna(row["max_steps"]):
+                losses = losses[:COMPARED_STEPS]
             if (why := _departure(losses, reference, row["precision"], name)) is not None:
                 reasons[index] = why
     return reasons

@@ -12,12 +12,13 @@ from bench.plan.cell import Cell
 from bench.plan.suite import LaunchSettings, PlannedCell
 from bench.results.metered import Injection
 from bench.results.record import KINDS, LaunchKind
+from bench.results.training import Keeping
 
 
 @dataclass(frozen=True)
 class Task:
-    """One launch to be made: which cell, of which kind, its number in the suite's run order, what is disturbed in it, and
-    whether it belongs to the second of the A/A pair."""
+    """One launch to be made: which cell, of which kind, its number in the suite's run order, what is disturbed in it,
+    whether it belongs to the second of the A/A pair, and what it keeps beside its record."""
 
     cell: Cell
     settings: LaunchSettings
@@ -25,6 +26,7 @@ class Task:
     kind: LaunchKind = "timing"
     injections: tuple[Injection, ...] = ()
     twin: bool = False
+    keeping: Keeping | None = None
 
 
 def in_rounds(runnable: Sequence[PlannedCell], twin: PlannedCell | None, seed: int) -> list[Task]:

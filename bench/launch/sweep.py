@@ -263,6 +263,7 @@ class Sweep:
             injections=list(task.injections),
             hosts={} if placement is None else {host: list(slots) for host, slots in placement.slots.items()},
             port=port,
+            keeping=task.keeping,
         )
 
     def _launch(self, task: Task, tick: Callable[[], None]) -> Record:

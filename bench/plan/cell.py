@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 import models
 from bench.errors import SuiteError, nearest
+from bench.plan.goal import Goal
 from bench.plan.strategies import STRATEGIES, OptionValue
 from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
@@ -29,15 +30,15 @@ EQUAL_WORK = (
 """What settles the losses: cells that are equal in these train alike, whatever the strategy and however many the ranks."""
 
 
-class Cell(Workload, Training):
+class Cell(Workload, Training, Goal):
     """What is trained, how, and on how many ranks. Frozen and validated; unknown keys and wrong types are errors.
 
     Two launches of equal cells do equal work. `seq_len` defaults to the preset's longest sequence. `steps` counts the
     optimizer steps inside the measured window; warm-up comes before and ends by rule, after `max_warmup_steps` at the
     latest. `threads_per_rank` is torch's intra-op thread count, `None` for torch's own choice (one thread on CPU). What is
-    trained on, and which rank trains on what, is the `Workload`'s part, the optimizer that of `Training`. `strategy_options` are
-    the strategy's own settings (bench/plan/strategies.py). `placement`: of the hosts that there are, as few as can be (`pack`),
-    or as many (`spread`).
+    trained on, and which rank trains on what, is the `Workload`'s part, the optimizer that of `Training`, and when training
+    ends that of `Goal`. `strategy_options` are the strategy's own settings (bench/plan/strategies.py). `placement`: of the
+    hosts that there are, as few as can be (`pack`), or as many (`spread`).
     """
 
     model: str
@@ -109,6 +110,11 @@ class Cell(Workload, Training):
             raise SuiteError(
                 f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
                 hint="choose karmarkar_karp, or another strategy",
+            )
+        if self.is_trained and self.num_servers:
+            raise SuiteError(
+                f"max_steps: servers of {self.strategy} have no model to evaluate, so that it is timed and not trained to a goal",
+                hint="take max_steps out to time it, or choose another strategy",
             )
         if self.partition == "dynamic" and self.dropout:
             raise SuiteError(

@@ -98,6 +98,14 @@ def load_suite(name_or_path: str) -> Suite:
     return _Reader(YamlSource(path)).suite()
 
 
+def read_cell(source: YamlSource, more: frozenset[str]) -> tuple[PlannedCell, dict[str, Any]]:
+    """The cell of a file that has the fields of one at its top, and what the file has of the keys `more`.
+
+    Raises SuiteError, naming file, line, key and what is allowed.
+    """
+    return _Reader(source).one_cell(more)
+
+
 class _Reader:
     """Reads one suite file; every error says where."""
 
@@ -131,6 +139,12 @@ class _Reader:
         planned_cells = tuple(cells.values())
         return Suite(name, description.strip(), seed, planned_cells, aa_pair, **by_need)
 
+    def one_cell(self, more: frozenset[str]) -> tuple[PlannedCell, dict[str, Any]]:
+        allowed = (GRID_KEYS - {"launches", "attribution_launches"}) | more
+        content = self._mapping(self.source.content, (), allowed)
+        fields = {key: value for key, value in content.items() if key not in more}
+        return self._cell(fields, content, ()), {key: content[key] for key in content.keys() & more}
+
     def _amount(self, key: str, value: Any) -> float:
         if (why := not_an_amount(value)) is not None:
             self._fail((key,), f"{key}: {why}")
@@ -160,6 +174,12 @@ class _Reader:
         if settings.get("launches", 1) == 0 and settings.get("attribution_launches", 0) == 0:
             at = self._at(own, location, "launches")
             self._fail(at, "launches: found 0 and no attribution_launches, expected at least one launch of either kind")
+        if settings.get("attribution_launches") and fields.get("max_steps") is not None:
+            at = self._at(own, location, "attribution_launches")
+            self._fail(
+                at,
+                "attribution_launches: a cell with max_steps is trained, expected none: the meter's arms train wrongly",
+            )
         if settings.get("launches") == AUTO:
             settings.update(launches=AUTO_LEAST, auto=True)
         fields = {key: value for key, value in fields.items() if value is not None}

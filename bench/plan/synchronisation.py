@@ -15,6 +15,27 @@ _DIVISORS = frozenset({"ranks_per_node", "hpz_partition_size", "shard_size"})
 
 def check_synchronisation(cell: Cell) -> None:
     """Raise SuiteError, naming the key, where the cell's way to synchronise and its sizes don't fit."""
+    if not cell.is_trained:
+        _check_window(cell)
+    elif cell.max_steps is not None and cell.max_steps < cell.sync_every:
+        raise SuiteError(f"max_steps: found {cell.max_steps}, expected at least every_steps, {cell.sync_every}")
+    if cell.num_workers < 1:
+        raise SuiteError(
+            f"world_size: found {cell.world_size}, expected more than num_servers, {cell.num_servers}: the last ranks are "
+            "servers, and train nothing",
+        )
+    if cell.num_servers:
+        _check_served(cell)
+    for name in _DIVISORS & cell.options.keys():
+        size = int(cell.options[name])
+        if size and cell.world_size % size:
+            raise SuiteError(
+                f"strategy_options.{name}: found {size}, expected a divisor of world_size, {cell.world_size}"
+            )
+
+
+def _check_window(cell: Cell) -> None:
+    """Of a cell that is timed: its window has whole periods, and begins when the strategy does what it is there for."""
     every = cell.sync_every
     if cell.steps % every:
         raise SuiteError(
@@ -32,19 +53,6 @@ def check_synchronisation(cell: Cell) -> None:
             f"{cell.strategy} compresses",
             hint=f"write max_warmup_steps: {2 * cell.least_warmup_steps}",
         )
-    if cell.num_workers < 1:
-        raise SuiteError(
-            f"world_size: found {cell.world_size}, expected more than num_servers, {cell.num_servers}: the last ranks are "
-            "servers, and train nothing",
-        )
-    if cell.num_servers:
-        _check_served(cell)
-    for name in _DIVISORS & cell.options.keys():
-        size = int(cell.options[name])
-        if size and cell.world_size % size:
-            raise SuiteError(
-                f"strategy_options.{name}: found {size}, expected a divisor of world_size, {cell.world_size}"
-            )
 
 
 def _check_served(cell: Cell) -> None:

@@ -31,7 +31,7 @@ FRAME_COLUMNS = [
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
     *("optimizer", "skipped_warmup_steps", "data", "partition", "slow_rank_frac", "corpus_sha256", "batch_tokens"),
-    *("padding_frac", "input_frac", "training", "masks", "num_workers", "equal_work", "drifting", "lost"),
+    *("padding_frac", "input_frac", "training", "masks", "num_workers", "equal_work", "drifting", "lost", "max_steps"),
 ]
 
 
@@ -52,7 +52,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
     tokens_per_step is the median over the window where lengths differ. contender is the strategy with its options and its
     own DeepSpeed file, strategy_options these options alone, in words. num_workers is world_size without servers, equal_work and
     drifting are the cell's, lost the workers that were gone before the end, in words. step_time_s is that of
-    `Record.slowest_step_times_s`. What was not measured is missing (None or NaN).
+    `Record.slowest_step_times_s`. steps are those that training took to its goal where it had one. What was not measured is
+    missing (None or NaN).
     """
     rows: list[dict[str, Any]] = []
     for record in records:
@@ -62,6 +63,8 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
         row["strategy_options"] = cell.strategy_words
         row["contender"] = cell.contender
         row["data"] = cell.data
+        if record.training is not None:
+            row["steps"] = record.training.num_steps
         row.update(num_workers=cell.num_workers, equal_work=cell.equal_work, drifting=cell.drifting)
         row["training"] = cell.training
         row["masks"] = cell.masks

@@ -14,6 +14,7 @@ from bench.plan.cell import Cell
 from bench.results.metered import Injection
 from bench.results.record import Record
 from bench.results.store import RECORD_NAME, write_atomically
+from bench.results.training import Keeping
 
 LAUNCH_NAME = "launch.json"
 _Started = TypeVar("_Started", bound="Started")
@@ -78,7 +79,8 @@ class Launch(Started):
 
     `started_monotonic_s` is the launcher's start on this host's monotonic clock (the same for all its processes), `hostname`
     and `affinity` its host and the cores that it may use, and so its ranks there. `seed` and `injections` are for attribution
-    launches: what the order of arms is drawn from, and what is disturbed on purpose.
+    launches: what the order of arms is drawn from, and what is disturbed on purpose. `keeping` is for launches of `scalebench
+    train`.
     """
 
     module: ClassVar[str] = "bench.worker.train"
@@ -92,6 +94,7 @@ class Launch(Started):
     affinity: list[int] | None = None
     seed: int = 0
     injections: list[Injection] = []
+    keeping: Keeping | None = None
 
     @property
     def ranks(self) -> Cell:

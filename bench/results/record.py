@@ -12,6 +12,7 @@ from bench.results.corpus import Corpus
 from bench.results.metered import Attribution, Outline, RankAttribution
 from bench.results.schema import Schema
 from bench.results.synchronisation import Synchronisation
+from bench.results.training import Trained
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -158,7 +159,8 @@ class Record(Schema):
     override applied. `hostname` and `affinity` are the host that started the launch, and the cores that its ranks there may
     use; `None` by hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in
     records older than these files, "" for a rank that was lost. `synchronisation` is how the replicas were kept together,
-    None in records older than it.
+    None in records older than it. `training` is for a cell that is trained to a goal: its whole course is the window, without
+    a warm-up before it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -183,6 +185,7 @@ class Record(Schema):
     attribution: Attribution | None = None
     outline: Outline | None = None
     corpus: Corpus | None = None
+    training: Trained | None = None
     synchronisation: Synchronisation | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
     rank_sha256: list[str] = Field(default_factory=list)

@@ -72,6 +72,15 @@ class Feed:
         if self._pace is not None:
             self._pace.end_step(self.fed[-1].cost)
 
+    def forget_forward_passes(self) -> None:
+        """Forward passes since the last step were not of training."""
+        if self._pace is not None:
+            self._pace.forget()
+
+    def num_tokens(self, step: int) -> int:
+        """Tokens of the global batch of that step."""
+        return self._batches.num_tokens(step)
+
     def told(self, num_steps: int, num_warmup_steps: int) -> dict[str, Any]:
         """What a record keeps of the first `num_steps`, by the names of RankRecord."""
         fed = self.fed[:num_steps]
@@ -82,9 +91,10 @@ class Feed:
             "input_times_s": self.input_times_s[num_warmup_steps:num_steps],
         }
 
-    def batch_tokens(self, num_steps: int) -> list[int]:
-        """Tokens of each of the first global batches; none where all are equally long."""
-        return [] if self._equal_lengths else [self._batches.num_tokens(step) for step in range(num_steps)]
+    def batch_tokens(self, num_steps: int, first: int = 0) -> list[int]:
+        """Tokens of each of so many global batches; none where all are equally long."""
+        steps = range(first, first + num_steps)
+        return [] if self._equal_lengths else [self._batches.num_tokens(step) for step in steps]
 
 
 def flops_per_token(model: Any, cell: Cell, ranks: Sequence[RankRecord]) -> float:

@@ -44,6 +44,10 @@ class Pace:
         event.record()
         self._marks.append(event)
 
+    def forget(self) -> None:
+        """The forward passes since the last step don't count."""
+        self._marks = []
+
     def end_step(self, cost: float) -> None:
         """The step is over in which this rank's sequences cost that much: tell what the step before it took."""
         marks, self._marks = self._marks, []

@@ -27,6 +27,8 @@ from bench.worker.attribution import attribute
 from bench.worker.data.micro_batch import MicroBatch
 from bench.worker.device import device_of_rank
 from bench.worker.feed import Feed, flops_per_token
+from bench.worker.finite import Guard
+from bench.worker.goal import Course
 from bench.worker.guard import may_be_missed
 from bench.worker.masks import draw_masks_of
 from bench.worker.meeting import Meeting, meet
@@ -74,6 +76,10 @@ class Trainer:
                 self.model.slow_down(cell.slow_rank_frac)
         self.feed = Feed(cell, self.model, device, control)
         self.results: list[StepLoss] = []
+        self.first_step = 0
+        """Where training began: at the beginning, or where it was resumed."""
+        self.guard: Guard | None = None
+        """Ends training at the first step that is not finite, at the cost of waiting for each."""
         self.samples: list[ReplicaSample] = []
         self.num_lost = 0
         # An attribute, so that a disturbance can be put in its place.
@@ -84,17 +90,21 @@ class Trainer:
         if self.meter is not None:
             self.meter.begin_step()
         asked_s = time.perf_counter()
-        micro_batches = self.input_pipeline(len(self.results))
+        step = self.first_step + len(self.results)
+        micro_batches = self.input_pipeline(step)
         self.feed.waited_since(asked_s)
-        draw_masks_of(self.cell, len(self.results), dist.get_rank())
+        draw_masks_of(self.cell, step, dist.get_rank())
         self.results.append(self.strategy.step(micro_batches))
         self.feed.end_step()
+        if self.guard is not None:
+            self.guard.check(step, self.results[-1])
 
     def _micro_batches(self, step: int) -> list[MicroBatch]:
         return self.feed.micro_batches(step)
 
-    def timed_steps(self, num_steps: int) -> list[float]:
-        """Seconds of each of `num_steps` optimizer steps, begun together by all ranks, and drained at the end."""
+    def timed_steps(self, num_steps: int, drain: bool = True) -> list[float]:
+        """Seconds of each of `num_steps` optimizer steps, begun together by all ranks, and drained at the end, unless training
+        goes on."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         dist.barrier(self.control)
@@ -107,7 +117,7 @@ class Trainer:
         while self.strategy.goes_on(num_done):
             self.step()
             num_done += 1
-            if not self.strategy.goes_on(num_done):
+            if drain and not self.strategy.goes_on(num_done):
                 self.strategy.finish()
             clock.mark()
         if not num_done:
@@ -185,17 +195,21 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     built_s = time.monotonic()
     watch = OutlineWatch(trainer.model) if meter is not None else None
     witness = Witness(trainer.model, trainer.results)
+    course = Course(trainer, launch.keeping) if cell.is_trained else None
+    if course is not None:
+        course.begin()
     with witness.watching():
-        num_warmup_steps, settled = trainer.warm_up()
+        num_warmup_steps, settled = trainer.warm_up() if course is None else course.first_steps()
     num_own_warmup_steps = len(trainer.results) if cell.own_pace else num_warmup_steps
     witnessed = witness.witnessed()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
-    gc.disable()
+    if course is None:
+        gc.disable()
     if meter is not None:
         meter.ledger = Ledger()
     warm_s = time.monotonic()
-    step_times_s = trainer.timed_steps(cell.steps)
+    step_times_s = trainer.timed_steps(cell.steps) if course is None else course.finish()
     measured_s = time.monotonic()
     ledger = meter.ledger.close() if meter is not None else []
     peak_bytes = trainer.memory.peak_bytes()
@@ -254,7 +268,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             tokens_per_step=sum(
                 rank.witnessed.tokens[-1] for rank in ranks if rank.witnessed and rank.witnessed.tokens
             ),
-            batch_tokens=trainer.feed.batch_tokens(len(losses)),
+            batch_tokens=trainer.feed.batch_tokens(len(losses), trainer.first_step),
             num_warmup_steps=num_warmup_steps,
             warmup_settled=settled,
             num_steps=cell.steps if cell.own_pace else len(step_times_s),
@@ -276,6 +290,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
             corpus=trainer.feed.corpus,
+            training=course.trained() if course is not None else None,
             synchronisation=kept,
             ranks=ranks,
             rank_sha256=[digests.get(rank, "") for rank in range(cell.world_size)],
@@ -308,7 +323,8 @@ def _join(launch: Launch, device: torch.device, meter: Meter | None) -> Meeting 
 
 
 def _say(record: Record, path: Path) -> None:
-    median_s = statistics.median(record.slowest_step_times_s())
+    # A training may end before ranks that agree seldom have taken a whole period together.
+    median_s = statistics.median(record.slowest_step_times_s() or [math.nan])
     loss = record.mean_losses()[-1]
     finite = "" if math.isfinite(loss) else " (not finite)"
     print(

@@ -42,7 +42,8 @@ def test_a_grid_is_a_product(tmp_path: Path) -> None:
 
 
 def test_shipped_suites_hold_what_they_promise() -> None:
-    assert shipped_suites() == ["accumulation", "balance", "instrument", "quick", "synchronise", "ten-nodes", "v100-8"]
+    others = ["accumulation", "balance", "instrument", "quick", "synchronise", "ten-nodes", "time-to-loss", "v100-8"]
+    assert shipped_suites() == others
     quick = [planned.cell for planned in load_suite("quick").cells]
     nano = {(c.strategy, c.world_size, c.grad_accum_steps) for c in quick if c.model == "gpt-nano"}
     zeros = ["ddp", "zero0", "zero1", "zero2", "zero3"]

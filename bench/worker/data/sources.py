@@ -80,6 +80,11 @@ class RowSource(Source):
 
         self._order = order
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the text: sequences until one comes again."""
+        return len(self._rows)
+
     def _row(self, step: int, index: int) -> int:
         epoch, place = divmod(step * self._size + index, len(self._rows))
         return int(self._order(epoch)[place])

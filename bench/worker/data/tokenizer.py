@@ -34,10 +34,11 @@ class Tokenizer:
     """A tokenizer with tokens for start, end and padding of a sequence.
 
     Text that looks like one of these tokens stays text. For `char` and `bpe` decoding is the exact inverse of encoding,
-    for any text. `sha256` is that of the whole tokenizer as JSON.
+    for any text. `serialized` is the whole tokenizer as JSON, `sha256` that of this.
     """
 
     def __init__(self, serialized: str) -> None:
+        self.serialized = serialized
         self._inner = tokenizers.Tokenizer.from_str(serialized)
         self._inner.no_padding()
         self._inner.no_truncation()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "distance_to_rank_0",
     "mean_loss",
     "own_part",
+    "whole_state",
 ]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,7 +44,11 @@ class StepLoss:
 
 class Strategy(ABC):
     """One way of training data-parallel. The loop calls `prepare` once, `step` once an optimizer step, `finish` at the
-    end of the measured window, inside it, and `replica_distance` after it."""
+    end of the measured window, inside it, and `replica_distance` after it.
+
+    Training to a goal also calls `consolidated` and `save`, between steps, and `load` after `prepare` when it goes on. Their
+    defaults serve a strategy that keeps the whole model on every rank, and all its state in what `stateful` names.
+    """
 
     deepspeed_config: dict[str, Any] | None = None
     """The resolved DeepSpeed file, for the record; None for a strategy without DeepSpeed."""
@@ -72,6 +78,33 @@ class Strategy(ABC):
     def replica_distance(self) -> Replicas | None:
         """How far the replicas' parameters are apart; None where nothing is replicated."""
 
+    def stateful(self) -> dict[str, Any]:
+        """By name, the objects that hold this rank's state between two steps, each with `state_dict` and `load_state_dict`. None
+        of them: training with this strategy can't be resumed."""
+        return {}
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `save` and `load` bring training back to exactly where it was."""
+        return bool(self.stateful())
+
+    def save(self, folder: Path) -> None:
+        """Write what is needed to go on exactly. A collective: every rank calls it with the same folder, which is there."""
+        state = {name: holder.state_dict() for name, holder in self.stateful().items()}
+        torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote, on as many ranks. A collective, called once after `prepare`."""
+        state = torch.load(folder / f"rank_{dist.get_rank()}.pt", map_location="cpu", weights_only=True)
+        for name, holder in self.stateful().items():
+            holder.load_state_dict(state[name])
+
+    def consolidated(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
+        """The whole model's parameters and buffers on the host, on rank 0, None on the others; what is shared is there once.
+        A collective: every rank calls it with the model that `prepare` returned. Here rank 0's replica, or the shards of a
+        model whose parameters are DTensors."""
+        return whole_state(model, kept=dist.get_rank() == 0)
+
     def drift(self) -> Replicas | None:
         """How far apart the replicas were before they were last made equal, where they drift; else how far they are now. A
         collective, called between measured windows."""
@@ -89,6 +122,19 @@ class Strategy(ABC):
     def regroup(self, control: dist.ProcessGroup) -> None:
         """Ranks are lost: go on with those of `control`."""
         raise NotImplementedError(f"{type(self).__name__} does not go on without a rank")
+
+
+def whole_state(model: torch.nn.Module, kept: bool) -> dict[str, Tensor] | None:
+    """A model's parameters and those of its buffers that are saved, by name, copied to the host; what is shared is there once.
+    One DTensor at a time is made whole, a collective; a rank without `kept` takes part and keeps nothing."""
+    saved = model.state_dict()
+    named = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    found: dict[str, Tensor] = {}
+    for name, value in named.items():
+        whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if kept:
+            found[name] = whole.detach().to("cpu", copy=True).contiguous()
+    return found if kept else None
 
 
 def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:

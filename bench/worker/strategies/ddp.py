@@ -76,3 +76,7 @@ class DDP(Strategy):
 
     def replica_distance(self) -> Replicas | None:
         return distance_to_rank_0(self._parameters)
+
+    def stateful(self) -> dict[str, Any]:
+        # What is built on it has more state, and says so itself.
+        return {"model": self._model, "optimizer": self._optimizer} if type(self) is DDP else {}

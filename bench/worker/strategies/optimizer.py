@@ -86,6 +86,24 @@ class MasterOptimizer:
             self._zero()
         return skipped
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on besides the parameters."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "masters": [master.detach() for master in self.masters],
+            "num_steps": self.num_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from another one's state, of the same cell and the same part of the parameters."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.num_steps = state["num_steps"]
+        with torch.no_grad():
+            for mine, saved in zip(self.masters, state["masters"], strict=True):
+                mine.copy_(saved)
+
     def put_back(self) -> None:
         """The masters were changed by another hand than `step`: the parameters become what they are."""
         if self.masters:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from bench.plan.cell import Cell
@@ -23,6 +25,9 @@ from bench.worker.strategies.base import (
 )
 from bench.worker.strategies.optimizer import set_learning_rate, shrink_by_l1
 from models.build import model_class
+
+_TAG = "engine"
+_RESUMABLE = frozenset({"zero0", "zero1", "zero2", "zero3"})
 
 
 class Zero(Strategy):
@@ -82,3 +87,32 @@ class Zero(Strategy):
             if status is None or getattr(parameter, "ds_persist", False):
                 whole.append(parameter.data)
         return distance_to_rank_0(whole)
+
+    @property
+    def resumable(self) -> bool:
+        """By DeepSpeed's own sharded checkpoint, where training from it was seen to be the same to the last bit."""
+        return self._cell.strategy in _RESUMABLE
+
+    def save(self, folder: Path) -> None:
+        state = {"num_steps": self.num_steps}
+        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        loaded, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
+        self.num_steps = state["num_steps"]
+
+    def consolidated(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
+        """At stage 3 the parameters are gathered one at a time: only rank 0's host ever holds the whole model."""
+        if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            return super().consolidated(model)
+        found: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if dist.get_rank() == 0:
+                    found[name] = parameter.detach().to("cpu", copy=True).contiguous()
+        if dist.get_rank() != 0:
+            return None
+        kept = model.state_dict()
+        found |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept}
+        return found
