@@ -47,11 +47,12 @@ def leave_failed(folder: Path | None, rank: int, error: BaseException) -> NoRetu
     """End this process with status 1, its failure printed and, where there is a folder, in a file for who started it."""
     traceback.print_exc()
     if isinstance(error, Exception) and folder is not None:
-        _leave_failure(folder, rank, error)
+        leave_failure(folder, rank, error)
     leave(1)
 
 
-def _leave_failure(folder: Path, rank: int, error: Exception) -> None:
+def leave_failure(folder: Path, rank: int, error: Exception) -> None:
+    """Write what a rank ended of, and its outcome, where who started it looks."""
     unmet = isinstance(error, UnreachableError)
     failure = Failure(
         rank=rank,

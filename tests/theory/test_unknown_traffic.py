@@ -22,7 +22,6 @@ def cell_of(strategy: str) -> Cell:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer"),
         ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients"),
         ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "zero_quantized_gradients"),
         ({"optimizer": {"type": "OneBitAdam"}}, "OneBitAdam"),

@@ -80,9 +80,9 @@ def test_sound_training_goes_on_and_a_limit_ends_it(tmp_path: Path) -> None:
 
 def test_its_outcome_is_invalid(tmp_path: Path) -> None:
     from bench.worker.finite import NotFinite
-    from bench.worker.train import _leave_failure
+    from bench.worker.rank_process import leave_failure
 
-    _leave_failure(tmp_path, 1, NotFinite(7, 1, "loss is nan"))
+    leave_failure(tmp_path, 1, NotFinite(7, 1, "loss is nan"))
     [failure] = read_failures(tmp_path)
     assert (failure.outcome, failure.rank) == ("invalid", 1)
     assert "loss is nan in step 7 of rank 1" in failure.message
