@@ -15,11 +15,12 @@ import pytest
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.launch.launcher import free_port
 from bench.plan.cell import Cell
+from bench.plan.suite import load_suite
 from bench.results.metered import LedgerLine, Outline
 from bench.results.record import Record
-from bench.results.store import read_records
 from bench.theory.traffic import traffic
-from tests.command_line import ROOT, Scalebench, command_environment
+from tests import forked
+from tests.command_line import ROOT, command_environment
 
 pytestmark = pytest.mark.slow
 
@@ -57,14 +58,12 @@ def by_call(lines: Any) -> Counter[tuple[str, int, int]]:
 
 
 @pytest.fixture(scope="module")
-def launches(tmp_path_factory: pytest.TempPathFactory, scalebench: Scalebench) -> list[Record]:
+def launches(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     folder = tmp_path_factory.mktemp("traffic")
     suite = folder / "traffic.yaml"
     suite.write_text(SUITE)
-    # torchrun starts ranks three seconds sooner than deepspeed, and they run the same program.
-    done = scalebench("run", suite, "--output", folder / "results", "--device", "cpu", "--launcher", "torchrun")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return read_records(folder / "results")
+    cells = [planned.cell for planned in load_suite(str(suite)).cells]
+    return [forked.train(cell, folder=folder, kind="attribution") for cell in cells]
 
 
 def test_theory_is_the_ledger_of_every_rank_and_step(launches: list[Record]) -> None:
