@@ -84,7 +84,11 @@ def project(
     if calibrate is not None:
         from bench.verbs.calibrated import show_calibrated
 
-        measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets}
+        of_ways = {
+            **{"--every-steps": every_steps, "--outer-dtype": outer_dtype, "--powersgd-rank": powersgd_rank},
+            **{"--staleness": staleness, "--num-servers": num_servers},
+        }
+        measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets, **of_ways}
         _warn_of_unused(
             {**measured, "--grad-accum-steps": None if grad_accum_steps == 1 else grad_accum_steps, "--output": output},
             "not used with --calibrate",
