@@ -50,7 +50,7 @@ _SECTIONS: list[tuple[str, str, str, Callable[[pd.DataFrame], pd.DataFrame] | No
         "accumulation",
         "Accumulation",
         "What more micro-batches per optimizer step do to speed, for cells that were measured at more than one "
-        "accumulation: the optimizer, and with ddp, zero0 and zero1 the exchange of gradients, run once a step, however "
+        "accumulation: the optimizer, and with ddp, fsdp, zero0 and zero1 the exchange of gradients, run once a step, however "
         "many micro-batches it has.",
         tables.accumulation,
     ),

@@ -72,10 +72,11 @@ def read_checkpoint(path: Path) -> CheckpointConfig:
     file = path / CONFIG_NAME
     try:
         return CheckpointConfig.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, ValidationError) as error:
-        first = str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        why = str(error) if first is None else f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
         raise CheckpointError(
-            f"{file} is not what this scalebench writes: {first}", hint="train anew, or take an older checkpoint"
+            f"{file} is not what this scalebench writes: {why}", hint="train anew, or take an older checkpoint"
         ) from error
 
 
