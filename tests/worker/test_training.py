@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from bench.plan.strategies import STRATEGIES
 from tests import forked
 from tests.worker.curves import cell, curves, mean_losses, plain_losses
 
-SYNCHRONOUS = [name for name in ("ddp", "zero0", "zero1", "zero2", "zero3", "fsdp") if name in STRATEGIES]
+SYNCHRONOUS = ("ddp", "zero0", "zero1", "zero2", "zero3", "fsdp")
 """Those that communicate differently; others keep parts elsewhere, and are held to plain training in tests of their own."""
 NUM_STEPS = 24
 WAYS: dict[str, dict[str, Any]] = {
