@@ -43,8 +43,8 @@ def projected(rows: pd.DataFrame, title: str) -> Figure:
 def on_shaped_links(rows: pd.DataFrame) -> Figure:
     """Predicted over measured step time, a panel a rate and accumulation, by hosts; between the thin lines within 10 %.
 
-    `rows`: strategy, grad_accum_steps, hosts, rate_mbit_per_s, error_frac (predicted over measured, less 1), host_bound (those are
-    left out).
+    `rows`: strategy, grad_accum_steps, hosts, rate_mbit_per_s, error_frac (predicted over measured, less 1), host_bound (such
+    rows are left out).
     """
     rows = rows[~rows["host_bound"].astype(bool)]
     looks = styles(rows["strategy"])
