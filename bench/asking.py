@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from bench.errors import CheckpointError
-from bench.launch.launcher import ROOT
+from bench.results.checkout import ROOT
 
 
 def ask(module: str, device: str, asked: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from bench.writing import json_rows, write_bytes, write_text
 from reports import collectives, units
 from reports.page import Case, Picture, Section, render_case
 
-FOLDER = Path("results") / "comm"
-
 
 @dataclass(frozen=True)
 class Found:

@@ -92,6 +92,6 @@ def judged(loss: float, floor: float | None, tokens_per_byte: float | None) -> l
     """What a loss in nats comes to, in words: its distance to the least possible one where that is known, else perplexity, and
     bits per byte of a text."""
     if floor:
-        return [f"{100 * (loss / floor - 1):.1f} % above the floor of {floor:.4f}"]
+        return [f"{units.fraction(loss / floor - 1)} above the floor of {floor:.4f}"]
     bits = bits_per_byte(loss, tokens_per_byte)
     return [f"perplexity {units.significant(perplexity(loss))}", *([] if bits is None else [f"{bits:.3f} bits/byte"])]

@@ -62,12 +62,17 @@ class MLflow:
 TRACKERS: dict[str, type[TensorBoard] | type[MLflow]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise TrackerError for a name that is none."""
+    for name in names:
+        if name not in TRACKERS:
+            raise TrackerError(f"--log: found {name!r}", hint=nearest(name, TRACKERS))
+
+
 @contextlib.contextmanager
 def tracked(names: Sequence[str], folder: Path, name: str, cell: Cell) -> Iterator[list[Tracker]]:
     """Trackers by their names, closed at the end. Raises TrackerError for a name that is none, or one that isn't installed."""
-    for tracker in names:
-        if tracker not in TRACKERS:
-            raise TrackerError(f"--log: found {tracker!r}", hint=nearest(tracker, TRACKERS))
+    check_trackers(names)
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(contextlib.closing(TRACKERS[tracker](folder, name, cell)))

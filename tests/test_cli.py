@@ -91,6 +91,18 @@ def test_a_run_of_which_nothing_can_be_launched_fails_and_says_so(tmp_path: Path
             "--budget-minutes: found nan, expected a number",
         ),
         (["run", "quick", "--budget-minutes", "5"], "no cell of quick has `launches: auto`; add --launches auto"),
+        (["run", "quick", "--node-rank", "1", "--dry-run"], "--node-rank: found no --hostfile, which it needs"),
+        (
+            ["run", "quick", "--hostfile", "hostfile", "--master-addr", "a b;", "--dry-run"],
+            "--master-addr: found 'a b;', expected a host's name or address",
+        ),
+        (["train", "markof"], "no training 'markof': neither a file nor a shipped training; did you mean 'markov'"),
+        (["train", "markov", "--log", "tensorbored"], "--log: found 'tensorbored'; did you mean 'tensorboard'"),
+        (["evaluate", "absent"], "absent is no checkpoint"),
+        (["generate", "absent", "--prompt", "a"], "absent is no checkpoint"),
+        (["doctor", "--suite", "qick"], "did you mean 'quick'"),
+        (["comm", "--operations", "allreduce"], "--operations: found 'allreduce'; did you mean 'all_reduce'"),
+        (["comm", "--placement", "wide"], "--placement: found 'wide'; allowed: pack, spread"),
         (["report", "absent"], "absent is not a folder"),
         (["run", "--nonsense"], "nonsense"),
         (["rum"], "rum"),
@@ -100,6 +112,13 @@ def test_bad_input_exits_2(scalebench: Scalebench, arguments: list[str], words: 
     done = scalebench(*arguments)
     assert done.returncode == 2
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_training_is_never_quietly_put_on_this_host_instead_of_others(tmp_path: Path, scalebench: Scalebench) -> None:
+    (tmp_path / "nodes").write_text("node1 slots=2\nnode2 slots=2\n")
+    done = scalebench("train", "markov", "--hostfile", tmp_path / "nodes", "--output", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert "--hostfile: found node1, node2, expected this host alone: training runs on one host" in done.stderr
 
 
 def test_nothing_of_a_suite_reaches_a_shell(tmp_path: Path, scalebench: Scalebench) -> None:

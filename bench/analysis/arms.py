@@ -84,7 +84,7 @@ def block_times(record: Record, arm: Arm, injection: str | None = None) -> list[
     if record.attribution is None:
         return []
     found = []
-    every = record.cell.sync_every
+    every = record.cell.every_steps
     for number, block in enumerate(record.attribution.blocks):
         if (block.arm, block.injection) == (arm, injection):
             times = np.array(

@@ -99,10 +99,11 @@ def counters(base: Measured, new: Measured) -> str | None:
     """ "equal" if two runs of a cell trained the same losses and called the same collectives, else what differs; None where
     there is nothing to compare.
 
-    Losses are compared exactly where those of each run repeat exactly, else with the tolerance of the precision.
+    Losses are compared exactly where those of each run repeat exactly, else with the tolerance of the precision; and not at all
+    where workers go at their own pace, because they follow the order in which messages came.
     """
     compared = False
-    shared = min(len(base.losses), len(new.losses))
+    shared = 0 if new.cell.own_pace else min(len(base.losses), len(new.losses))
     if shared:
         compared = True
         exact = base.losses_repeat and new.losses_repeat

@@ -106,7 +106,7 @@ def _row(launches: list[Record], known: dict[Any, Any], common_tokens: float) ->
         "contender": cell.contender,
         "num_workers": cell.num_workers,
         "equal_work": cell.equal_work,
-        "every_steps": cell.sync_every,
+        "every_steps": cell.every_steps,
         **{name: known[name] for name in ("step_time_s", "tokens_per_s", "final_loss", "peak_memory_bytes", "paced")},
         "launches": len(launches),
         "replica_distance_largest": _median(kept, lambda one: _distance(one, "largest")),

@@ -194,9 +194,9 @@ def _expected(record: Record) -> list[_Calls]:
     # Where ranks agree every H steps only, steps are unequal.
     kinds = [
         _calls(traffic(record.cell, record.outline, record.deepspeed_config, work.num_warmup_steps + step, num_nodes))
-        for step in range(work.num_steps if record.cell.sync_every > 1 else 1)
+        for step in range(work.num_steps if record.cell.every_steps > 1 else 1)
     ]
-    return kinds if record.cell.sync_every > 1 else kinds * work.num_steps
+    return kinds if record.cell.every_steps > 1 else kinds * work.num_steps
 
 
 def _calls(lines: list[TrafficLine]) -> _Calls:

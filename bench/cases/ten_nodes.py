@@ -9,11 +9,11 @@ import pandas as pd
 from bench.cases.study import Drawn, Study
 from bench.theory.failures import useful_frac
 from bench.theory.ten_nodes import (
+    EVERY_STEPS,
     MACHINE,
     MICRO_BATCH_SIZE,
     NETWORKS,
     NODES,
-    SYNC_EVERY,
     Fit,
     Scheme,
     fits,
@@ -138,7 +138,7 @@ _ASSUMED = [
     "Synchronous: ZeRO over all GPUs. Asynchronous and delayed: ZeRO-3 inside each node, a node is one worker.",
     "A parameter server runs in every node's host, each with a tenth of the parameters, Adam there, and a link as fast as the "
     "node's own beside it; workers go at their own pace.",
-    f"Delayed: DiLoCo, differences in half precision every {SYNC_EVERY} steps, outer weights and momentum in the hosts; nothing "
+    f"Delayed: DiLoCo, differences in half precision every {EVERY_STEPS} steps, outer weights and momentum in the hosts; nothing "
     "hides their exchange.",
     "Speeds of devices and hosts vary as the machine's file says; no node is slow for good.",
     "Intervals: twice the theory's error across nodes on published rows of plain DDP, since none is of ZeRO-3 or of these ways; "

@@ -15,9 +15,9 @@ from bench.doctor.finding import Finding, On
 from bench.doctor.judges.across import Heard
 from bench.doctor.reading import Reading
 from bench.launch.remote import RemoteResult, is_this_host, on_host
+from bench.results.checkout import ROOT
 
 MODULE = "bench.doctor.examined"
-ROOT = Path(__file__).resolve().parents[2]
 TRIAL_S = 20.0
 TIMEOUT_S = 90.0
 """Enough for torch from a slow network file system; a host that does not answer at all is given up much sooner."""

@@ -11,12 +11,10 @@ from typing import Literal
 from bench.errors import LaunchError
 from bench.launch.machine import Machine
 from bench.launch.variables import MARK
+from bench.results.checkout import ROOT
 from bench.results.launch_file import Launch, Ranks
 
 LauncherName = Literal["deepspeed", "torchrun", "slurm"]
-
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:

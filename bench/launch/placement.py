@@ -35,9 +35,6 @@ class Placement:
     def world_size(self) -> int:
         return self.num_nodes * self.ranks_per_node
 
-    def host_of(self, rank: int) -> str:
-        return self.hosts[rank // self.ranks_per_node]
-
     @property
     def include(self) -> str:
         """In the syntax of DeepSpeed's --include."""

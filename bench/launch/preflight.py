@@ -7,16 +7,15 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from bench.launch.presence import Presence, presence
 from bench.launch.remote import RemoteResult, is_this_host, on_hosts
+from bench.results.checkout import ROOT
 from bench.results.record import Outcome
 
 MODULE = "bench.launch.presence"
-ROOT = Path(__file__).resolve().parents[2]
 ANSWER_S = 40.0
 """In which a host must have said what it is. Starting Python and importing pydantic there takes a second."""
 

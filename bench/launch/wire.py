@@ -18,7 +18,6 @@ from bench.launch.ended import Ended
 from bench.launch.presence import Presence
 from bench.results.launch_file import Launch
 
-CONTROL_PORT = 29411
 TICK_S = 2.0
 """How often each side says that it is still there."""
 SILENCE_S = 20.0

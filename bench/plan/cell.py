@@ -168,7 +168,7 @@ class Cell(Workload, Training, Goal):
         return bool(asked) and all(self.options[name] == value for name, value in asked.items())
 
     @property
-    def sync_every(self) -> int:
+    def every_steps(self) -> int:
         """Optimizer steps from one exchange between all ranks to the next: what is measured is whole periods of them."""
         return int(self.options.get("every_steps", 1))
 

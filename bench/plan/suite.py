@@ -77,6 +77,13 @@ def not_an_amount(value: Any) -> str | None:
     return f"found {value!r}, expected a number above 0 (and below 1e9)"
 
 
+def not_a_name(value: Any) -> str | None:
+    """Why the value is no name of a suite or a training, which is that of a folder too: what was found, and what is allowed."""
+    if isinstance(value, str) and value and value[0] != "." and all(c.isalnum() or c in "-_." for c in value):
+        return None
+    return f"found {value!r}, expected letters, digits, '-', '_' and '.' (not first)"
+
+
 def shipped_suites() -> list[str]:
     """Names of the suites that come with scalebench."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
@@ -116,8 +123,8 @@ class _Reader:
     def suite(self) -> Suite:
         content = self._mapping(self.source.content, (), SUITE_KEYS)
         name = content.get("name", self.source.path.stem)
-        if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
-            self._fail(("name",), f"name: found {name!r}, expected letters, digits, '-', '_' and '.' (not first)")
+        if (why := not_a_name(name)) is not None:
+            self._fail(("name",), f"name: {why}")
         description = content.get("description", "")
         if not isinstance(description, str):
             self._fail(("description",), f"description: found {description!r}, expected text")
@@ -194,7 +201,7 @@ class _Reader:
             key = str(first["loc"][0]) if first["loc"] else ""
             if first["type"] == "missing":
                 self._fail(
-                    location, f"{key}: missing, every grid needs model, strategy and world_size, and hf: models seq_len"
+                    location, f"{key}: missing, a cell needs model, strategy and world_size, and hf: models seq_len"
                 )
             also = f", or {AUTO}" if key == "launches" else ""
             self._fail(self._at(own, location, key), f"{key}: found {first['input']!r}; {first['msg']}{also}")
@@ -239,7 +246,7 @@ class _Reader:
         return None
 
     def _mapping(self, value: Any, location: Location, allowed: frozenset[str]) -> dict[str, Any]:
-        name = location[0] if location else "the suite"
+        name = location[0] if location else "the file"
         if not isinstance(value, dict):
             self._fail(location, f"{name}: found {value!r}, expected keys and values")
         for key in value:

@@ -17,8 +17,8 @@ def check_synchronisation(cell: Cell) -> None:
     """Raise SuiteError, naming the key, where the cell's way to synchronise and its sizes don't fit."""
     if not cell.is_trained:
         _check_window(cell)
-    elif cell.max_steps is not None and cell.max_steps < cell.sync_every:
-        raise SuiteError(f"max_steps: found {cell.max_steps}, expected at least every_steps, {cell.sync_every}")
+    elif cell.max_steps is not None and cell.max_steps < cell.every_steps:
+        raise SuiteError(f"max_steps: found {cell.max_steps}, expected at least every_steps, {cell.every_steps}")
     if cell.num_workers < 1:
         raise SuiteError(
             f"world_size: found {cell.world_size}, expected more than num_servers, {cell.num_servers}: the last ranks are "
@@ -36,7 +36,7 @@ def check_synchronisation(cell: Cell) -> None:
 
 def _check_window(cell: Cell) -> None:
     """Of a cell that is timed: its window has whole periods, and begins when the strategy does what it is there for."""
-    every = cell.sync_every
+    every = cell.every_steps
     if cell.steps % every:
         raise SuiteError(
             f"steps: found {cell.steps}, expected a multiple of every_steps, {every}: a window of whole periods",
@@ -64,6 +64,11 @@ def _check_served(cell: Cell) -> None:
         raise SuiteError(
             f"partition: dynamic deals by speeds that ranks tell each other at every step, which those of {cell.strategy} don't",
             hint="choose another partition",
+        )
+    if "staleness" in cell.strategy_options and cell.options["mode"] != "stale":
+        raise SuiteError(
+            f"strategy_options.staleness: mode {cell.options['mode']} has no use for it, expected mode stale",
+            hint="take the key out, or write `mode: stale`",
         )
     if cell.options["aggregate"] == "weights" and cell.options["stale_scale"] != "none":
         raise SuiteError("strategy_options.stale_scale: weights are not scaled, expected none with aggregate weights")

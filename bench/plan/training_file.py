@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.errors import SuiteError, nearest
 from bench.plan.cell import Cell
-from bench.plan.suite import not_an_amount, read_cell
+from bench.plan.suite import not_a_name, not_an_amount, read_cell
 from bench.plan.yaml_source import YamlSource
 
 SHIPPED = Path(__file__).parent / "trainings"
@@ -55,8 +55,8 @@ def load_training(name_or_path: str) -> TrainingFile:
             f"{source.where(())}: max_steps: missing, training needs the most optimizer steps that it may take"
         )
     name = more.get("name", path.stem)
-    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
-        _fail(source, "name", name, "letters, digits, '-', '_' and '.' (not first)")
+    if (why := not_a_name(name)) is not None:
+        raise SuiteError(f"{source.where(('name',))}: name: {why}")
     if not isinstance(more.get("description", ""), str):
         _fail(source, "description", more["description"], "text")
     every = more.get("checkpoint_every")

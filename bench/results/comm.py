@@ -31,7 +31,7 @@ class CommPlan(Schema):
     operations: tuple[Operation, ...] = OPERATIONS
     min_bytes: Annotated[int, Field(ge=MIN_BYTES, le=MAX_BYTES)] = MIN_BYTES
     max_bytes: Annotated[int, Field(ge=MIN_BYTES, le=MAX_BYTES)] | None = None
-    budget_s: Annotated[float, Field(gt=0)] = 120.0
+    budget_s: Annotated[float, Field(gt=0)] = 60.0
     threads_per_rank: int = 1
 
     @model_validator(mode="after")

@@ -246,7 +246,7 @@ class Record(Schema):
         all take in one.
         """
         times_s = [rank.step_times_s for rank in self.workers]
-        every = self.cell.sync_every
+        every = self.cell.every_steps
         if self.cell.own_pace:
             number = self.num_timed_steps()
             return [max(map(sum, times_s)) / number] if number else []

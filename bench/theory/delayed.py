@@ -19,16 +19,16 @@ OUTER_UPDATE_BYTES_PER_PARAM = 44
 _FLATTEN_PASSES = 4
 
 
-def averaged_step(work: Workload, group: Group, sync_every: int) -> Step:
+def averaged_step(work: Workload, group: Group, every_steps: int) -> Step:
     """The mean step of local SGD: H steps apart, then the weights averaged by one all-reduce that nothing hides.
 
     Stich 2019 (arXiv:1805.09767); Lin et al. 2020 (arXiv:1808.07217). Weights travel in the precision in which they are kept.
     """
     exchanged_s = float(collective_s("all_reduce", work.gradient_bytes * work.num_params, group))
-    return _delayed(work, group, sync_every, exchanged_s, 0.0, work.gradient_bytes)
+    return _delayed(work, group, every_steps, exchanged_s, 0.0, work.gradient_bytes)
 
 
-def diloco_step(work: Workload, group: Group, sync_every: int, outer_dtype: str) -> Step:
+def diloco_step(work: Workload, group: Group, every_steps: int, outer_dtype: str) -> Step:
     """The mean step of DiLoCo: H steps apart, then the differences averaged and an outer step of Nesterov's momentum.
 
     Douillard et al. 2023 (arXiv:2311.08105), algorithm 1. The differences are known only after the last inner step, so
@@ -42,7 +42,7 @@ def diloco_step(work: Workload, group: Group, sync_every: int, outer_dtype: str)
     else:
         exchanged_s = float(collective_s("all_reduce", size, group))
     outer_s = OUTER_UPDATE_BYTES_PER_PARAM * work.num_params / group.machine.device.memory_bytes_per_s.value
-    return _delayed(work, group, sync_every, exchanged_s, outer_s, item)
+    return _delayed(work, group, every_steps, exchanged_s, outer_s, item)
 
 
 def _delayed(work: Workload, group: Group, every: int, exchanged_s: float, outer_s: float, item: int) -> Step:

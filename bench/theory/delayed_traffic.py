@@ -12,8 +12,6 @@ from bench.theory.zero_settings import DTYPE_BYTES, UnknownTraffic
 GroupCall = tuple[str, int, int]
 """Operation, group size, payload bytes."""
 
-WEIGHT_BYTES = 4
-"""Weights are kept, and averaged, in float32."""
 WEIGHED_BYTES = 8
 """The number that travels where ranks have unequal tokens."""
 SCALE_BYTES = 4
@@ -41,7 +39,7 @@ def delayed_calls(
     elif step < start:
         for (name, size), count in gradients.items():
             calls[name, ranks, size] += count
-    if step + 1 <= start or (step + 1 - start) % cell.sync_every:
+    if step + 1 <= start or (step + 1 - start) % cell.every_steps:
         return calls
     for (name, size), count in averaging_calls(cell, elements).items():
         calls[name, ranks, size] += count

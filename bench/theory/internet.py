@@ -25,9 +25,9 @@ PLACES_10B = 10
 
 WAYS_SHOWN: tuple[tuple[str, str, Options], ...] = (
     ("DDP", "ddp", Options()),
-    ("DiLoCo, H 100, 16 bits", "diloco", Options(sync_every=100, outer_dtype="bf16")),
-    ("DiLoCo, H 100, 8 bits", "diloco", Options(sync_every=100, outer_dtype="int8")),
-    ("DiLoCo, H 500, 16 bits", "diloco", Options(sync_every=500, outer_dtype="bf16")),
+    ("DiLoCo, H 100, 16 bits", "diloco", Options(every_steps=100, outer_dtype="bf16")),
+    ("DiLoCo, H 100, 8 bits", "diloco", Options(every_steps=100, outer_dtype="int8")),
+    ("DiLoCo, H 500, 16 bits", "diloco", Options(every_steps=500, outer_dtype="bf16")),
 )
 """Name, strategy and how it is set."""
 

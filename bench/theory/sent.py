@@ -42,7 +42,7 @@ def sent_bytes_per_step(
         if not size:
             return None
         inside = 2 * num_params * item * (size - 1) / size
-    return inside + ring_volume_bytes(lines) / cell.sync_every
+    return inside + ring_volume_bytes(lines) / cell.every_steps
 
 
 def _of_servers(cell: Cell, num_params: int) -> float:

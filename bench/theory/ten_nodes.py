@@ -13,7 +13,7 @@ from bench.theory.ways import Options, memory_of, step_of
 from bench.theory.workload import Workload, from_preset
 
 MODEL, MACHINE, NODES, MICRO_BATCH_SIZE = "gpt-10b", "dgx1-v100-32gb", 10, 4
-SYNC_EVERY = 100
+EVERY_STEPS = 100
 NETWORKS = ("edr-4x", "edr-1x", "eth-10g")
 
 # Kept in the host for the outer step, float32: the last common weights and the momentum. The outer update itself is DiLoCo's.
@@ -124,15 +124,15 @@ def _by_node(
     outer_s += 2 * work.gradient_bytes * own_bytes / machine.host.node_copy_bytes_per_s.value
     # All wait for the slowest of 80 devices instead of 8; lateness is drawn anew in each step and evens out.
     waited_s = (variation_frac(machine, NODES * devices) - variation_frac(machine, devices)) * work.step_1_s
-    late_s = lateness_s(machine, NODES * devices, work.num_params) / SYNC_EVERY**0.5
+    late_s = lateness_s(machine, NODES * devices, work.num_params) / EVERY_STEPS**0.5
     served = step_of(work_of(inside), "param_server", group, Options(num_servers=NODES))
-    delayed = step_of(work_of(inside), "diloco", group, Options(sync_every=SYNC_EVERY, outer_dtype="fp16"))
+    delayed = step_of(work_of(inside), "diloco", group, Options(every_steps=EVERY_STEPS, outer_dtype="fp16"))
     served_bytes = (_ADAM_STATE_BYTES + 2 * work.gradient_bytes) * own_bytes / NODES
     cases = (
         ("asynchronous, parameter server", served.step_time_s, served.exposed_comm_s, served_bytes,
          f"gradients {NODES - 1} updates old"),
-        (f"delayed, DiLoCo every {SYNC_EVERY} steps", delayed.step_time_s + waited_s + late_s + outer_s / SYNC_EVERY,
-         delayed.exposed_comm_s, _OUTER_STATE_BYTES * own_bytes, f"up to {SYNC_EVERY} steps apart"),
+        (f"delayed, DiLoCo every {EVERY_STEPS} steps", delayed.step_time_s + waited_s + late_s + outer_s / EVERY_STEPS,
+         delayed.exposed_comm_s, _OUTER_STATE_BYTES * own_bytes, f"up to {EVERY_STEPS} steps apart"),
     )  # fmt: skip
     found = []
     error = efficiency_error("diloco", machine, NODES * devices)

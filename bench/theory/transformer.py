@@ -80,4 +80,7 @@ def preset_shape(name: str, options: Mapping[str, int | float | bool | str] | No
         token_s = layers / sizes["reference_tokens"]
         paced_s = (sizes["forward_s"] * token_s, sizes["backward_s"] * token_s)
         return Shape(layers, hidden, vocabulary, longest, paced_s_per_token=paced_s)
-    raise ProjectionError(f"--model: the theory has no shape for {name}", hint="give --num-params and --step-time-1")
+    raise ProjectionError(
+        f"--model: the theory has no shape for {name}",
+        hint="choose a gpt preset, or give `scalebench project` --num-params and --step-time-1",
+    )

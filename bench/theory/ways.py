@@ -24,12 +24,12 @@ _OUTER_STATE_BYTES = 8
 @dataclass(frozen=True)
 class Way:
     """A way to synchronise. `base`: the strategy whose work it does and whose memory it starts from; `offload`: what is in the
-    host; `sync_every`: steps between two exchanges where nobody says. `equal_work`: whether an update is the same as
+    host; `every_steps`: steps between two exchanges where nobody says. `equal_work`: whether an update is the same as
     plain training's; where it is not, a step must not be compared without the loss."""
 
     base: str
     offload: str = "none"
-    sync_every: int = 1
+    every_steps: int = 1
     equal_work: bool = True
 
 
@@ -40,8 +40,8 @@ WAYS: Mapping[str, Way] = {
     "ddp_fp16": Way("ddp", equal_work=False),
     "ddp_bf16": Way("ddp", equal_work=False),
     "ddp_powersgd": Way("ddp", equal_work=False),
-    "local_sgd": Way("ddp", sync_every=8, equal_work=False),
-    "diloco": Way("ddp", sync_every=100, equal_work=False),
+    "local_sgd": Way("ddp", every_steps=8, equal_work=False),
+    "diloco": Way("ddp", every_steps=100, equal_work=False),
     "param_server": Way("ddp", equal_work=False),
 }
 
@@ -52,7 +52,7 @@ class Options:
     in (diloco), the rank of ddp_powersgd, and of param_server how many steps a worker may be ahead (0: none, all wait; None:
     any) and how many servers there are. Raises ProjectionError for values that can't be."""
 
-    sync_every: int | None = None
+    every_steps: int | None = None
     outer_dtype: str = "fp32"
     powersgd_rank: int = 1
     staleness: int | None = None
@@ -60,7 +60,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for flag, value, least in (
-            ("--sync-every", self.sync_every, 1),
+            ("--every-steps", self.every_steps, 1),
             ("--powersgd-rank", self.powersgd_rank, 1),
             ("--staleness", self.staleness, 0),
             ("--num-servers", self.num_servers, 1),
@@ -87,7 +87,7 @@ def way_of(strategy: str) -> Way:
 def step_of(work: Workload, strategy: str, group: Group, options: Options = DEFAULTS) -> Step:
     """The mean step of the slowest rank. Raises ProjectionError as `way_of`, and where a way needs what is not described."""
     way = way_of(strategy)
-    every = options.sync_every or way.sync_every
+    every = options.every_steps or way.every_steps
     if way.offload != "none":
         return offloaded_step(work, way.base, group)
     if strategy in ("ddp_fp16", "ddp_bf16"):

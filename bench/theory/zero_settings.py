@@ -85,7 +85,7 @@ def zero_settings(cell: Cell, config: Mapping[str, Any]) -> ZeroSettings:
     """What decides the traffic of `cell` under the resolved DeepSpeed file `config`, DeepSpeed's defaults put in.
 
     Source of the defaults: deepspeed/runtime/zero/config.py, constants.py and precision_config.py, 0.19.8. Raises
-    UnknownTraffic for a file with a feature that the theory does not cover: offload, ZeRO++, leaf modules and others.
+    UnknownTraffic for a file with a feature that the theory does not cover: offload to NVMe, ZeRO++, leaf modules and others.
     """
     for block, covered in _COVERED.items():
         for key, value in _block(config, block).items():

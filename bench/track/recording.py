@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import TrackError
+from bench.results.checkout import ROOT
 from bench.results.store import write_atomically
 from bench.track.cells import Run
 from bench.track.history import Stored, next_number, read_stored
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(run: Run, folder: Path, storage: Path, accepted: bool) -> Path:

@@ -75,7 +75,7 @@ def _show(answer: dict[str, Any], split: str, checkpoint: Path, as_json: bool) -
     if shown["bits_per_byte"] is not None:
         lines.append(f"bits per byte {shown['bits_per_byte']:.4f}")
     if floor:
-        lines.append(f"floor         {floor:.4f}, the loss is {100 * (loss / floor - 1):.1f} % above it")
+        lines.append(f"floor         {floor:.4f}, the loss is {units.fraction(loss / floor - 1)} above it")
     lines.append(f"accuracy      {units.fraction(answer['accuracy'])} of next tokens")
     if answer["corpus_changed"]:
         lines.append("note: the corpus is not the one that was trained on: its SHA-256 differs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bench.results.launch_file import Launch, Started
 
 MULTINODE_LAUNCHERS = ("pdsh", "ssh", "openmpi")
+CONTROL_PORT = 29411
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 
 AnyLauncherOption = Annotated[str, typer.Option(help="Who starts the ranks: deepspeed, torchrun or slurm.")]
 HostfileOption = Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")]
@@ -70,13 +73,17 @@ def chosen_hosts(path: Path | None, include: str | None, exclude: str | None, as
             "--include": include,
             "--exclude": exclude,
             "--no-ssh": asked.no_ssh or None,
+            "--node-rank": asked.node_rank,
             "--master-addr": asked.master_addr,
+            "--launcher-args": asked.launcher_args or None,
             "--launcher slurm": asked.launcher == "slurm" or None,
         }
         for flag, value in needing.items():
             if value is not None:
                 raise LaunchError(f"{flag}: found no --hostfile, which it needs", hint="add --hostfile FILE")
         return None
+    if asked.master_addr is not None and not _ADDRESS.fullmatch(asked.master_addr):
+        raise LaunchError(f"--master-addr: found {asked.master_addr!r}, expected a host's name or address")
     hosts = read_hostfile(path).filtered(include, exclude)
     if asked.no_ssh and asked.launcher == "slurm":
         raise LaunchError(

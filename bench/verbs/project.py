@@ -28,8 +28,8 @@ def project(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="One or several with commas: ddp, zero0 to zero3, zero2_offload, zero3_offload, ddp_fp16, ddp_bf16, "
-            "ddp_powersgd, local_sgd, diloco, param_server. [default: ddp; with --calibrate all measured]"
+            help="One or several with commas: ddp, zero0 to zero3, zero2_offload, zero3_offload, fsdp, ddp_fp16, "
+            "ddp_bf16, ddp_powersgd, local_sgd, diloco, param_server. [default: ddp; with --calibrate all measured]"
         ),
     ] = None,
     world_sizes: Annotated[str, typer.Option(help="Ranks, with commas.")] = "1,2,4,8",
@@ -49,7 +49,7 @@ def project(
     backward_frac: Annotated[float | None, typer.Option(help="Backward's part of its passes. [default: 2/3]")] = None,
     num_layers: Annotated[int | None, typer.Option(help="Its layers. [default: 24]")] = None,
     grad_accum_steps: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
-    sync_every: Annotated[
+    every_steps: Annotated[
         int | None, typer.Option(help="Steps between two exchanges. [default: local_sgd 8, diloco 100]")
     ] = None,
     outer_dtype: Annotated[str | None, typer.Option(help="diloco's differences: fp32, fp16, bf16, int8.")] = None,
@@ -84,7 +84,11 @@ def project(
     if calibrate is not None:
         from bench.verbs.calibrated import show_calibrated
 
-        measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets}
+        of_ways = {
+            **{"--every-steps": every_steps, "--outer-dtype": outer_dtype, "--powersgd-rank": powersgd_rank},
+            **{"--staleness": staleness, "--num-servers": num_servers},
+        }
+        measured = {"--num-params": num_params, "--step-time-1": step_time_1, **of_numbers, **of_presets, **of_ways}
         _warn_of_unused(
             {**measured, "--grad-accum-steps": None if grad_accum_steps == 1 else grad_accum_steps, "--output": output},
             "not used with --calibrate",
@@ -119,7 +123,7 @@ def project(
     )
     rows = []
     names = [name.strip() for name in (strategy or "ddp").split(",")]
-    options = _options(names, sync_every, outer_dtype, powersgd_rank, staleness, num_servers)
+    options = _options(names, every_steps, outer_dtype, powersgd_rank, staleness, num_servers)
     for name in names:
         way = way_of(name)
         if model is not None:
@@ -160,7 +164,7 @@ def project(
 
 def _options(
     names: list[str],
-    sync_every: int | None,
+    every_steps: int | None,
     outer_dtype: str | None,
     powersgd_rank: int | None,
     staleness: int | None,
@@ -170,7 +174,7 @@ def _options(
     from bench.theory.ways import Options
 
     readers = {
-        "--sync-every": (sync_every, ("local_sgd", "diloco")),
+        "--every-steps": (every_steps, ("local_sgd", "diloco")),
         "--outer-dtype": (outer_dtype, ("diloco",)),
         "--powersgd-rank": (powersgd_rank, ("ddp_powersgd",)),
         "--staleness": (staleness, ("param_server",)),
@@ -180,7 +184,7 @@ def _options(
         if not set(read_by) & set(names):
             _warn_of_unused({flag: value}, f"not used without --strategy {' or '.join(read_by)}")
     return Options(
-        sync_every=sync_every,
+        every_steps=every_steps,
         outer_dtype="fp32" if outer_dtype is None else outer_dtype,
         powersgd_rank=1 if powersgd_rank is None else powersgd_rank,
         staleness=staleness,

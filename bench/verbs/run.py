@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.verbs.hosts import (
+    CONTROL_PORT,
     AnyLauncherOption,
     Asked,
     ControlPortOption,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    suite: Annotated[str, typer.Argument(help="A shipped suite (quick, v100-8, accumulation) or a YAML file.")],
+    suite: Annotated[str, typer.Argument(help="A shipped suite (quick, synchronise, v100-8, ...) or a YAML file.")],
     output: Annotated[Path | None, typer.Option(help="Results folder. [default: results/SUITE]")] = None,
     launcher: AnyLauncherOption = "deepspeed",
     device: DeviceOption = "auto",
@@ -57,7 +58,7 @@ def run(
     master_addr: MasterOption = None,
     no_ssh: NoSshOption = False,
     node_rank: NodeRankOption = None,
-    control_port: ControlPortOption = 29411,
+    control_port: ControlPortOption = CONTROL_PORT,
     launches: Annotated[
         str | None, typer.Option(help="Timing launches of each cell: a number, or auto (as many as it needs).")
     ] = None,

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from bench.errors import LaunchError
+from bench.verbs.hosts import HostfileOption
 from bench.verbs.shared import DeviceOption, Json, LauncherOption, chosen_launcher, terminal
 
 
@@ -20,7 +22,7 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder to keep it in. [default: results/train-NAME]")] = None,
     launcher: LauncherOption = "deepspeed",
     device: DeviceOption = "auto",
-    hostfile: Annotated[Path | None, typer.Option(help="DeepSpeed hostfile: `name slots=N` lines.")] = None,
+    hostfile: HostfileOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or mlflow (extras).")] = None,
     as_json: Json = False,
@@ -38,11 +40,18 @@ def train(
     from bench.results.checkpoint import FOLDER_NAME, checkpoints
     from bench.results.progress_log import LOG_NAME, ProgressLog
     from bench.results.store import locked
-    from bench.trackers import tracked
+    from bench.trackers import check_trackers, tracked
 
     started_by = chosen_launcher(launcher, device)
     chosen = load_training(file)
+    check_trackers(log or [])
     hosts = read_hostfile(hostfile) if hostfile is not None else None
+    if hosts is not None and not hosts.is_this_host:
+        # Its checkpoints are of every rank, in one folder, which no launch brings together yet.
+        raise LaunchError(
+            f"--hostfile: found {', '.join(hosts.hosts)}, expected this host alone: training runs on one host",
+            hint="give a hostfile of this host, or time the cell on several with `scalebench run --hostfile`",
+        )
     folder = output or Path("results") / f"train-{chosen.name}"
     console = terminal(stderr=as_json)
     with locked(folder):

@@ -54,7 +54,7 @@ def attribute(
     `ledger` is that of the window.
     """
     timeline, barrier_s = _timeline(trainer, meter)
-    plan, block_steps = schedule(trainer.cell.steps, launch.seed, launch.injections, trainer.cell.sync_every)
+    plan, block_steps = schedule(trainer.cell.steps, launch.seed, launch.injections, trainer.cell.every_steps)
     dropped = plan.num_dropped_steps
     named = {injection.name: injection for injection in launch.injections}
     others = _groups_without(sorted({i.rank for i in launch.injections if i.kind == "withhold" and i.rank is not None}))
@@ -95,7 +95,7 @@ def _timeline(trainer: Trainer, meter: Meter) -> tuple[Timeline, float]:
     Where ranks agree every H steps only, it is the last of a period, in which they do.
     """
     meter.line = Line(meter.device)
-    for _ in range(max(1, trainer.cell.sync_every - 1)):
+    for _ in range(max(1, trainer.cell.every_steps - 1)):
         trainer.step()
     timeline = meter.timeline = Timeline()
     if meter.device.type == "cuda":

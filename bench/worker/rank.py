@@ -142,7 +142,7 @@ class Trainer:
         Returns the number of steps and whether it settled within the cell's `max_warmup_steps`. All ranks agree. Blocks are of
         whole periods where ranks agree every H steps only.
         """
-        every = self.cell.sync_every
+        every = self.cell.every_steps
         most = self.cell.max_warmup_steps // every * every
         medians: list[float] = []
         num_steps = 0

@@ -9,7 +9,6 @@ strategy's losses to.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ from bench.plan.cell import Cell
 from bench.results.reference import CELLS_NAME, FOLDER_NAME, Reference, reference_path, write_reference
 from bench.worker.data.micro_batch import MicroBatch, mean_loss
 from bench.worker.data.of_cell import batches_of_cell
+from bench.worker.device import uses_gpu
 from bench.worker.masks import draw_masks_of
 from bench.worker.meter.memory import ran_out_of_memory
 from bench.worker.meter.witness import optimizer_settings
@@ -117,7 +117,7 @@ def reference_of(cell: Cell, device: torch.device) -> Reference:
 def main() -> None:
     """Make every reference that is listed and not there yet, smallest first."""
     folder = Path(sys.argv[1])
-    cuda = os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+    cuda = uses_gpu()
     device = torch.device("cuda", 0) if cuda else torch.device("cpu")
     for fields in json.loads((folder / FOLDER_NAME / CELLS_NAME).read_text(encoding="utf-8")):
         cell = Cell(**fields)

@@ -246,6 +246,12 @@ def test_losses_are_compared_exactly_where_they_repeat() -> None:
     assert "nan" in str(counters(base, one(losses=[8.0, math.nan, 7.25])))
 
 
+def test_losses_of_workers_at_their_own_pace_are_no_counters() -> None:
+    for mode, expected in (("async", None), ("stale", None), ("sync", "loss of step 2 is 7, was 7.25")):
+        asked = cell(3, strategy="param_server", strategy_options={"mode": mode})
+        assert counters(one(asked), one(asked, losses=[8.0, 7.5, 7.0])) == expected
+
+
 def test_collectives_are_compared_exactly() -> None:
     base = one(calls={"all_reduce": (3.0, 1024.0)})
     assert counters(base, base) == "equal"
@@ -290,6 +296,8 @@ def test_losses_of_one_launch_repeat_on_a_cpu_alone() -> None:
     on_gpu = synthetic.launch(asked, place=synthetic.eight_v100s(asked))
     assert synthetic.measured_of([synthetic.launch(asked)])[0].losses_repeat
     assert not synthetic.measured_of([on_gpu])[0].losses_repeat
+    dealt = asked.model_copy(update={"partition": "dynamic"})
+    assert not synthetic.measured_of([synthetic.launch(dealt)])[0].losses_repeat
     again = synthetic.launch(asked, place=synthetic.eight_v100s(asked))
     assert synthetic.measured_of([on_gpu, again])[0].losses_repeat
     differing = [loss + 1e-7 for loss in synthetic.losses_of(asked, 11)]

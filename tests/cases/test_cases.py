@@ -66,7 +66,7 @@ def test_utilisation_by_hand_and_where_ddp_catches_up() -> None:
     """Two places, 1 Gbit/s: 16 Gbit each way are 16 s on top of 100 steps of 0.1 s."""
     case = "one billion parameters, two places"
     training, places = cases()[case]
-    busy = utilisation(training, "diloco", GBIT, places, Options(sync_every=100, outer_dtype="bf16"))
+    busy = utilisation(training, "diloco", GBIT, places, Options(every_steps=100, outer_dtype="bf16"))
     assert busy == pytest.approx(10 / 26, rel=0.001)
     ways = {point.way for point in points()}
     for way in ways - {"DDP"}:

@@ -113,7 +113,6 @@ def test_placements_are_even_and_pack_or_spread(hosts: dict[str, int], world_siz
     assert found.hosts == names[: found.num_nodes]
     assert {len(numbers) for numbers in found.slots.values()} == {found.ranks_per_node}
     assert found.num_nodes == (min if policy == "pack" else max)(fitting)
-    assert [found.host_of(rank) for rank in (0, world_size - 1)] == [found.hosts[0], found.hosts[-1]]
 
 
 def test_localhost_is_no_host_of_several(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.launch.launcher import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -19,13 +20,10 @@ PROGRAM = Path(__file__).with_name("zero3_rank.py")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("zero3") / "out.json"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"),
-            *("--master_addr=127.0.0.1", f"--master_port={port}", str(PROGRAM), str(out)),
+            *("--master_addr=127.0.0.1", f"--master_port={free_port()}", str(PROGRAM), str(out)),
         ],
         env={
             **os.environ,

@@ -26,7 +26,7 @@ def test_servers_train_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "options", "equal_work", "drifting", "own_pace", "sync_every"),
+    ("strategy", "options", "equal_work", "drifting", "own_pace", "every_steps"),
     [
         ("ddp", {}, True, False, False, 1),
         ("local_sgd", {"every_steps": 4}, False, True, False, 4),
@@ -37,11 +37,11 @@ def test_servers_train_nothing() -> None:
     ],
 )
 def test_what_a_cell_says_of_itself(
-    strategy: str, options: dict[str, Any], equal_work: bool, drifting: bool, own_pace: bool, sync_every: int
+    strategy: str, options: dict[str, Any], equal_work: bool, drifting: bool, own_pace: bool, every_steps: int
 ) -> None:
     found = cell(strategy, options)
-    assert (found.equal_work, found.drifting, found.own_pace, found.sync_every) == (
-        *(equal_work, drifting, own_pace, sync_every),
+    assert (found.equal_work, found.drifting, found.own_pace, found.every_steps) == (
+        *(equal_work, drifting, own_pace, every_steps),
     )
 
 
@@ -62,6 +62,7 @@ def test_what_a_cell_says_of_itself(
         ),
         ("param_server", {}, {"precision": "fp16"}, "precision: param_server has no loss scaler"),
         ("param_server", {}, {"partition": "dynamic"}, "partition: dynamic deals by speeds"),
+        ("param_server", {"mode": "async", "staleness": 2}, {}, "staleness: mode async has no use for it"),
         ("param_server", {"aggregate": "weights", "stale_scale": "inverse"}, {}, "stale_scale: weights are not scaled"),
         ("param_server", {"mode": "async"}, {"batching": "padded", "length_spread": 0.5}, "batching: workers of"),
     ],

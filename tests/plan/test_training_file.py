@@ -45,7 +45,7 @@ def test_a_file_is_one_cell_and_how_it_is_kept(tmp_path: Path) -> None:
         (GOOD.replace("max_steps: 40\n", ""), r"mine\.yaml:1: max_steps: missing"),
         (GOOD.replace("max_steps: 40", "patience: 4"), r"mine\.yaml:4: patience: found no max_steps beside it"),
         (GOOD + "strategy: ddp\n", r"mine\.yaml:5: the key 'strategy' stands twice"),
-        ("- a list\n", r"mine\.yaml:1: the suite: found \['a list'\]"),
+        ("- a list\n", r"mine\.yaml:1: the file: found \['a list'\]"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -91,11 +91,11 @@ def test_what_a_way_keeps_besides_is_kept() -> None:
 def test_delayed_exchange_falls_with_its_period(strategy: str) -> None:
     group = Group(DGX_1, 16, SLOW)
     exposed = {
-        every: step_of(work(), strategy, group, Options(sync_every=every)).exposed_comm_s for every in (1, 8, 80)
+        every: step_of(work(), strategy, group, Options(every_steps=every)).exposed_comm_s for every in (1, 8, 80)
     }
     assert exposed[1] == pytest.approx(float(collective_s("all_reduce", 4 * 350e6, group)))
     assert exposed[8] == pytest.approx(exposed[1] / 8) and exposed[80] == pytest.approx(exposed[1] / 80)
-    late = [step_of(work(), strategy, group, Options(sync_every=every)).lateness_s for every in (1, 100)]
+    late = [step_of(work(), strategy, group, Options(every_steps=every)).lateness_s for every in (1, 100)]
     assert late[1] == pytest.approx(late[0] / 10)
 
 
@@ -104,13 +104,13 @@ def test_outer_differences_in_fewer_bytes() -> None:
 
     def exposed_s(ranks: int, dtype: str) -> float:
         group = Group(DGX_1, ranks, SLOW)
-        return step_of(work(), "diloco", group, Options(sync_every=10, outer_dtype=dtype)).exposed_comm_s
+        return step_of(work(), "diloco", group, Options(every_steps=10, outer_dtype=dtype)).exposed_comm_s
 
     assert exposed_s(16, "fp16") == pytest.approx(exposed_s(16, "fp32") / 2, rel=0.02)
     assert exposed_s(16, "int8") > exposed_s(16, "fp32")
     two = Training(10**9, 24, 0.1)
     by_dtype = [
-        1 / utilisation(two, "diloco", 1e8, options=Options(sync_every=10, outer_dtype=dtype)) - 1
+        1 / utilisation(two, "diloco", 1e8, options=Options(every_steps=10, outer_dtype=dtype)) - 1
         for dtype in ("fp32", "fp16", "int8")
     ]
     assert by_dtype == pytest.approx([4.0, 2.0, 1.0] * np.array(by_dtype[2]), rel=0.01)
@@ -180,7 +180,7 @@ OURS_GBIT = {"ddp": (99.5, 186, 222, 242), "diloco": (1.60, 6.40, 14.4, 30.4)}
 def test_bandwidths_of_a_published_simulation_within_a_factor_of_one_and_a_half(strategy: str, row: int) -> None:
     """Nothing is fitted: 16 bits a parameter (data exchanged in its table 1: 400 times less for H = 100 and 4 bits)."""
     wanted = (0.5, 0.8, 0.9, 0.95)[row]
-    options = Options(sync_every=100, outer_dtype="bf16")
+    options = Options(every_steps=100, outer_dtype="bf16")
     found = bandwidth_bytes_per_s(Training(10**9, 24, 0.1), strategy, wanted, options=options) / GBIT
     assert abs(math.log(found / PUBLISHED_GBIT[strategy][row])) <= math.log(1.5)
     assert found == pytest.approx(OURS_GBIT[strategy][row], rel=0.01)  # as the README has it
@@ -199,13 +199,13 @@ def test_failures_by_hand_and_by_trying_every_interval() -> None:
 
 def test_the_command_knows_them(scalebench: Scalebench) -> None:
     numbers = ("--machine", "dgx1-v100-16gb", "--num-params", "3.5e8", "--step-time-1", "0.5", "--network", "eth-10g")
-    asked = ("--strategy", ",".join(WAYS), "--world-sizes", "16", "--json", "--sync-every", "50", "--staleness", "2")
+    asked = ("--strategy", ",".join(WAYS), "--world-sizes", "16", "--json", "--every-steps", "50", "--staleness", "2")
     done = scalebench("project", *numbers, *asked)
     assert done.returncode == 0, done.stderr
     assert [row["strategy"] for row in json.loads(done.stdout)] == list(WAYS)
     done = scalebench("project", *numbers, "--strategy", "diloco", "--staleness", "2")
     assert "--staleness: not used without --strategy param_server" in done.stderr
     assert "no step time without the loss: diloco" in done.stdout
-    for flag, value in (("--sync-every", "0"), ("--outer-dtype", "fp4")):
+    for flag, value in (("--every-steps", "0"), ("--outer-dtype", "fp4")):
         done = scalebench("project", *numbers, "--strategy", "diloco", flag, value)
         assert done.returncode == 2 and f"{flag}: found" in done.stderr

@@ -53,7 +53,7 @@ def test_a_ledger_is_what_theory_says(
     assert expected is not None and observed == pytest.approx(expected, abs=16)
     # The arms are of whole periods: each has at least two, and nothing in them is undefined.
     for arm in ("full", "sync", "local"):
-        assert sum(times.shape[1] for times in block_times(found, arm)) >= 8 // asked.sync_every  # type: ignore[arg-type]
+        assert sum(times.shape[1] for times in block_times(found, arm)) >= 8 // asked.every_steps  # type: ignore[arg-type]
     seen = arms(found)
     assert seen is not None and math.isfinite(seen.exposed_comm_s) and all(rank.attribution for rank in found.ranks)
 
@@ -116,11 +116,11 @@ def windows(asked: Cell) -> tuple[float, float]:
     register(meter)
     dist.init_process_group(BACKEND)
     trainer = Trainer(asked, meter.device, dist.new_group(backend="gloo"), meter)
-    trainer.timed_steps(asked.sync_every)
-    plain_s = sum(trainer.timed_steps(asked.sync_every))
+    trainer.timed_steps(asked.every_steps)
+    plain_s = sum(trainer.timed_steps(asked.every_steps))
     meter.line = Line(meter.device)
     meter.line.delay_s = 0.5
-    late_s = sum(trainer.timed_steps(asked.sync_every))
+    late_s = sum(trainer.timed_steps(asked.every_steps))
     meter.line.close()
     dist.barrier(trainer.control)
     dist.destroy_process_group()

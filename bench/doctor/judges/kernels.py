@@ -10,7 +10,6 @@ _VOLTA = (7, 0)
 _BF16 = (8, 0)
 # CUDA 13 dropped what is older than Turing; driver branch R580 is the last that runs it.
 _TURING = (7, 5)
-_LAST_DRIVER = 580
 
 VOLTA_WHEEL = (
     'install torch 2.7.1 to 2.10.0 of the default index (make setup TORCH="torch==2.10.0"), or a CUDA 12.6 build (cu126) of 2.11 '

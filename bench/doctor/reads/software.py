@@ -18,9 +18,8 @@ from typing import Any
 
 from bench.doctor.reading import DeepSpeed, Software, Torch
 from bench.doctor.reads.asked import asked
-from bench.results.checkout import git_commit
+from bench.results.checkout import ROOT, git_commit
 
-ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ("g++", "ninja", "nvcc", "ssh", "pdsh", "git")
 LIBRARIES = ("torch", "deepspeed", "transformers")
 _IMPORT_TIMEOUT_S = 60.0

@@ -25,7 +25,7 @@ class LocalSGD(DDP):
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         model = super().prepare(cell, device)
-        self._every = cell.sync_every
+        self._every = cell.every_steps
         self._num_taken = 0
         self._start = int(cell.options.get("start_step", 0))
         self._weigh = not cell.equal_lengths
