@@ -43,13 +43,16 @@ def projected(rows: pd.DataFrame, title: str) -> Figure:
 def on_shaped_links(rows: pd.DataFrame) -> Figure:
     """Predicted over measured step time, a panel a rate and accumulation, by hosts; between the thin lines within 10 %.
 
-    `rows`: strategy, grad_accum_steps, hosts, rate_mbit_per_s, error_frac (predicted over measured, less 1).
+    `rows`: strategy, grad_accum_steps, hosts, rate_mbit_per_s, error_frac (predicted over measured, less 1), host_bound (such
+    rows are left out).
     """
+    rows = rows[~rows["host_bound"].astype(bool)]
     looks = styles(rows["strategy"])
     rates, steps = sorted(set(rows["rate_mbit_per_s"])), sorted(set(rows["grad_accum_steps"]))
     reach = max(12.0, 110 * float(rows["error_frac"].abs().max()))
     notes = "A paced model, one rank a host on links of that rate, predicted from its step on one host. Lines: 10 % either way."
-    with panels(len(steps), len(rates), "Predicted less measured step time", notes) as (figure, axes):
+    notes += " Eight hosts, and four at the fastest rate, with steps four times as long."
+    with panels(len(steps), len(rates), "Predicted less measured step time", notes, between=0.6) as (figure, axes):
         for line, accumulation in enumerate(steps):
             for place, rate in enumerate(rates):
                 axis = axes[line, place]
