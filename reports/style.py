@@ -78,11 +78,18 @@ class Style:
 
 
 def styles(contenders: Iterable[str]) -> dict[str, Style]:
-    """A style for each contender. Known strategies always have the same; the others follow in alphabetical order."""
+    """A style for each contender. Known strategies always have the same, also with settings where no other contender is of that
+    strategy; the others follow in alphabetical order."""
     names = sorted(set(contenders))
-    others = [name for name in names if name not in _KNOWN]
+    strategies = [name.partition(" (")[0] for name in names]
+    known = {
+        name: _KNOWN[strategy]
+        for name, strategy in zip(names, strategies, strict=True)
+        if strategy in _KNOWN and (name == strategy or strategies.count(strategy) == 1)
+    }
+    others = [name for name in names if name not in known]
     given = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
-    return {name: Style(*(_KNOWN.get(name) or given[name])) for name in names}
+    return {name: Style(*(known.get(name) or given[name])) for name in names}
 
 
 def kin_styles(contenders: Iterable[str]) -> dict[str, Style]:

@@ -107,7 +107,7 @@ def predicted_s(series: Series, hosts: int, rate_mbit_per_s: float, step_time_1_
 
     The latency of a hop and the hosts' lateness are those that the machine `cpu-gloo` assumes; nothing is fitted.
     """
-    return sum(parts(_work(scale), series, hosts, step_time_1_s, _host(), _link(rate_mbit_per_s)))
+    return sum(parts(_work(scale), series, hosts, step_time_1_s, host(), link(rate_mbit_per_s)))
 
 
 def _key(line: dict[str, str]) -> tuple[str, str, str]:
@@ -123,13 +123,13 @@ def _work(scale: int) -> MeasuredWork:
 
 
 @cache
-def _host() -> Machine:
+def host() -> Machine:
     """A host of one rank."""
     machine = load_machine("cpu-gloo")
     return machine.model_copy(update={"node": machine.node.model_copy(update={"num_devices": 1})})
 
 
-def _link(rate_mbit_per_s: float) -> Network:
+def link(rate_mbit_per_s: float) -> Network:
     return Network(
         cards=Positive(value=1, source="one link a host"),
         card_bytes_per_s=Positive(

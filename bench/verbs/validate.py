@@ -28,8 +28,8 @@ def show_validation(as_json: bool, output: Path | None = None) -> None:
     """Print the errors of every class, family and machine, the naive model beside them, and what was left out and why; then the
     errors of step time on this repository's shaped links.
 
-    Into `output` goes every row with its predictions and charts of them: validation.csv, .png and .svg, paced_links.csv, .png
-    and .svg.
+    Into `output` goes every row with its predictions and charts of them: validation.csv, .png and .svg, and so of paced_links,
+    sync_links, sync_crossing and slow_worker.
     """
     found, crossed = scores(), cross_validations()
     if output is not None:
@@ -61,22 +61,29 @@ def show_validation(as_json: bool, output: Path | None = None) -> None:
         print(f"not usable: {rows} rows: {reason}")
     print(f"usable: {len(published_rows())} rows, and their one-GPU rows")
     if output is not None:
-        print(f"charts: {output / 'validation.png'}, {output / 'paced_links.png'}")
+        print(f"charts: {', '.join(str(path) for path in sorted(output.glob('*.png')))}")
 
 
 def _write(output: Path) -> None:
     import pandas as pd
 
     from bench.drawing import saved
+    from bench.theory.slow_worker import slow_worker_rows
+    from bench.theory.sync_links import crossing_rows, crossings_mbit_per_s, table_rows
     from bench.writing import write_bytes, write_text
     from reports.foresight import on_shaped_links
+    from reports.sync_links import crossing, slow_worker, ways
     from reports.validation import against_published
 
-    for name, rows, draw in (
-        ("validation", pd.DataFrame(predictions()), against_published),
-        ("paced_links", pd.DataFrame(_paced()), on_shaped_links),
+    paced, crossed = pd.DataFrame(_paced()), crossing_rows()
+    for name, rows, figure in (
+        ("validation", published := pd.DataFrame(predictions()), against_published(published)),
+        ("paced_links", paced, on_shaped_links(paced)),
+        ("sync_links", table_rows(), ways(table_rows())),
+        ("sync_crossing", crossed, crossing(crossed, *crossings_mbit_per_s(crossed))),
+        ("slow_worker", slow_worker_rows(), slow_worker(slow_worker_rows())),
     ):
-        png, svg = saved(draw(rows))
+        png, svg = saved(figure)
         write_text(output / f"{name}.csv", rows.to_csv(index=False))
         write_text(output / f"{name}.svg", svg)
         write_bytes(output / f"{name}.png", png)

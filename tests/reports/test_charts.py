@@ -95,3 +95,10 @@ def test_a_cell_that_ran_out_of_memory_is_named_in_the_memory_chart() -> None:
     figure = bars.memory(cells, styles(cells["contender"]))
     assert figure is not None
     assert [text.get_text() for axis in figure.axes for text in axis.texts].count("oom") == 1
+
+
+def test_a_strategy_with_settings_keeps_its_look_where_it_is_alone() -> None:
+    plain = styles(["ddp", "local_sgd"])
+    assert styles(["ddp", "local_sgd (every_steps 8)"])["local_sgd (every_steps 8)"] == plain["local_sgd"]
+    several = styles(["local_sgd", "local_sgd (every_steps 2)", "local_sgd (every_steps 8)"])
+    assert several["local_sgd"] == plain["local_sgd"] and len(set(several.values())) == 3

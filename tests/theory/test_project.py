@@ -200,7 +200,9 @@ def test_the_validation_is_a_command(scalebench: Scalebench, tmp_path: Path) -> 
     assert len(content["rows"]) == 421 and content["left_out_families"] and content["scores"]
     assert {"predicted_efficiency", "naive_efficiency"} <= set(content["rows"][0])
     assert sorted(path.name for path in (tmp_path / "charts").iterdir()) == [
-        f"{name}.{kind}" for name in ("paced_links", "validation") for kind in ("csv", "png", "svg")
+        f"{name}.{kind}"
+        for name in ("paced_links", "slow_worker", "sync_crossing", "sync_links", "validation")
+        for kind in ("csv", "png", "svg")
     ]
     assert sum(not row["host_bound"] for row in content["paced_links"]) == 72
 
