@@ -78,7 +78,7 @@ def predicted(cell: Cell, rate_mbit_per_s: float, step_time_1_s: float) -> Step:
     )
     staleness = int(cell.options["staleness"]) if cell.options.get("mode") == "stale" else None
     options = Options(
-        sync_every=cell.sync_every if cell.sync_every > 1 else None,
+        every_steps=cell.every_steps if cell.every_steps > 1 else None,
         powersgd_rank=int(cell.options.get("rank", 1)),
         staleness=0 if cell.options.get("mode") == "sync" else staleness,
         num_servers=max(1, cell.num_servers),
