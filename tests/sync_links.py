@@ -93,7 +93,7 @@ def table(output: Path) -> None:
             once(cell, folder, lab)
             if cell.unmetered_because is None:
                 # Of a period of eight steps a launch has few.
-                once(cell, folder, lab, "attribution", launches=3 if cell.sync_every == 8 else 1)
+                once(cell, folder, lab, "attribution", launches=3 if cell.every_steps == 8 else 1)
     found = examine(folder).synchronisation.drop(columns="task")
     metered: dict[str, list[Record]] = {}
     for record in read_records(folder):
@@ -127,7 +127,7 @@ def crossing(output: Path) -> None:
 def _crossing_row(record: Record, rate_mbit_per_s: float | None) -> dict[str, Any]:
     return {
         "strategy": record.cell.strategy,
-        "every_steps": record.cell.sync_every,
+        "every_steps": record.cell.every_steps,
         "hosts": record.cell.world_size,
         "rate_mbit_per_s": "" if rate_mbit_per_s is None else f"{rate_mbit_per_s:g}",
         "step_time_s": f"{step_s(record):.4f}",
