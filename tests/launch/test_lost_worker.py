@@ -58,4 +58,4 @@ def test_a_worker_that_is_killed_under_the_launcher_is_dropped_and_recorded(tmp_
     assert lost.rank == 1 and lost.num_updates >= 3
     assert [rank.rank for rank in record.ranks] == [0, 2]
     assert "the launch goes on without it" in (folder / "logs" / "launcher.log").read_text()
-    assert not list(_members(record.launch_id))
+    assert not list(_members((record.launch_id,)))
