@@ -12,7 +12,9 @@ class ScalebenchError(Exception):
     exit_code = 2
 
     def __init__(self, found: str, *, hint: str | None = None) -> None:
-        super().__init__(found if hint is None else f"{found}; {hint}")
+        text = found if hint is None else f"{found}; {hint}"
+        # One line, whatever stands in a name that a user gave.
+        super().__init__("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text))
         self.found = found
         self.hint = hint
 

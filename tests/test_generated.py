@@ -199,8 +199,17 @@ def test_a_mangled_record(records: list[tuple[Path, dict[str, Any]]], data: st.D
     finally:
         path.write_text(whole)
     promised(status, errors)
-    assert status == 2 and str(path) in errors
+    # Other blanks, or the same key twice: it still says the same.
+    assert (status == 2 and str(path) in errors) or (status == 0 and says(mangled) == says(whole.encode()))
     untouched()
+
+
+def says(text: bytes) -> Any:
+    """What a record file says; its own bytes where it is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 @settings(max_examples=150, **quietly)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -147,7 +147,7 @@ class Environment(Schema):
     git_commit: str | None
     variables: dict[str, str]
     backend: str
-    num_nodes: int
+    num_nodes: Annotated[int, Field(ge=1)]
     interconnect: str | None = None
 
 
