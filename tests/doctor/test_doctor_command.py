@@ -140,7 +140,7 @@ def test_two_hosts_by_ssh_of_which_one_knows_the_other_by_a_loopback_address(lab
 
 @pytest.mark.hosts
 def test_a_host_without_the_package(lab: Lab) -> None:
-    lab.hide("node-2", ROOT)
+    lab.hide("node-2", ROOT / "bench")
     content = examined(lab, 1)
     [package] = [one for one in content["findings"] if one["check"] == "package" and one["host"] == "node-2"]
     assert package["status"] == "problem" and "scalebench is not there" in package["found"]
