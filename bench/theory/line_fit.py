@@ -22,6 +22,8 @@ _MEDIAN_NORMAL = 0.6745
 # Of an interval's half, on the logarithm: a constant that may be a thousand times as large does not show.
 _WIDEST = math.log(1e3)
 _LEAST_PART = 0.1
+# Sizes from this part of the largest on tell the bandwidth.
+_LARGEST_FRAC = 1 / 16
 # Two constants, and something to tell how far off they are.
 FEWEST = 4
 
@@ -49,7 +51,8 @@ def line(size_bytes: ArrayLike, seconds: ArrayLike) -> Line | None:
     weighs by how purely it shows one constant: all of it where latency is all there is, down to nothing in between, and up again
     with the root of its size, because the bandwidth is that of a message without end; what lies between follows no line (a
     backend changes its way, a link lets a burst through). Huber's M-estimator, so that a size at which something stood still
-    does not bend the line (Huber, Robust Statistics, 1981, section 7.8). Intervals: Student's t on the logarithm, by the
+    does not bend the line (Huber, Robust Statistics, 1981, section 7.8); then, with that latency, the bandwidth of the largest
+    sizes alone, the median by bytes, which the interval is widened to hold. Intervals: Student's t on the logarithm, by the
     sandwich of those weights.
     """
     sizes = np.asarray(size_bytes, dtype=np.float64)
@@ -87,6 +90,8 @@ def plane(latencies: ArrayLike, volumes: ArrayLike, seconds: ArrayLike) -> Line 
         return None
     # Seconds of a byte: the bandwidth's interval is upside down.
     low, middle, high = (np.exp(values + way * half) for way in (-1, 0, 1))
+    per_byte = _of_the_largest(terms, times, float(middle[0]))
+    low[1], middle[1], high[1] = min(low[1], per_byte), per_byte, max(high[1], per_byte)
     return Line(
         latency_s=float(middle[0]),
         latency_s_lo=float(low[0]),
@@ -97,6 +102,13 @@ def plane(latencies: ArrayLike, volumes: ArrayLike, seconds: ArrayLike) -> Line 
         error_frac=float(np.median(abs(np.expm1(found)))),
         num_points=len(times),
     )
+
+
+def _of_the_largest(terms: NDArray[np.float64], times: Vector, latency_s: float) -> float:
+    """Seconds of a byte by the largest sizes, the median by bytes: what small ones do, by no line, has no say in it."""
+    beyond = times - latency_s * terms[:, 0]
+    chosen = (terms[:, 1] >= terms[:, 1].max() * _LARGEST_FRAC) & (beyond > 0)
+    return _weighted_median(beyond[chosen] / terms[chosen, 1], terms[chosen, 1])
 
 
 def _residuals(
