@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 import models
 from bench.errors import SuiteError, nearest
 from bench.plan.goal import Goal
+from bench.plan.model_options import check_model, check_model_options
 from bench.plan.strategies import STRATEGIES, OptionValue
+from bench.plan.strategy_options import check_strategy_options
 from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
 from bench.plan.workload import MARKOV, PAIRS, Workload
@@ -78,21 +80,9 @@ class Cell(Workload, Training, Goal):
                 f"strategy: found {self.strategy!r}, expected a known strategy",
                 hint=nearest(self.strategy, STRATEGIES),
             )
-        self._check_strategy_options()
+        check_strategy_options(self.strategy, self.strategy_options)
         check_synchronisation(self)
-        if self.model in models.PRESETS:
-            sizes = models.PRESETS[self.model][1]
-            for option, value in self.model_options.items():
-                if option not in sizes:
-                    raise SuiteError(
-                        f"model_options: {self.model} has no option {option!r}", hint=nearest(option, sizes)
-                    )
-                _check_model_option(option, value)
-            longest = {**sizes, **self.model_options}["max_seq_len"]
-            if not isinstance(longest, str) and self.seq_len > longest:
-                raise SuiteError(
-                    f"seq_len: found {self.seq_len}, expected at most {longest}, the longest of {self.model}"
-                )
+        check_model_options(self.model, self.model_options, self.seq_len)
         if self.deepspeed_config is not None and STRATEGIES[self.strategy].deepspeed_config is None:
             raise SuiteError(
                 f"deepspeed_config: {self.strategy} does not use DeepSpeed",
@@ -122,30 +112,6 @@ class Cell(Workload, Training, Goal):
                 hint="choose karmarkar_karp, or take dropout out of model_options",
             )
         return self
-
-    def _check_strategy_options(self) -> None:
-        known = STRATEGIES[self.strategy].options
-        for option, value in self.strategy_options.items():
-            if option not in known:
-                raise SuiteError(
-                    f"strategy_options: {self.strategy} has no option {option!r}",
-                    hint=nearest(option, known) if known else "take the key out",
-                )
-            if type(value) is not type(known[option]) and not (type(value) is int and type(known[option]) is float):
-                kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
-                    type(known[option])
-                ]
-                raise SuiteError(f"strategy_options.{option}: found {value!r}, expected {kind}")
-            spec = STRATEGIES[self.strategy]
-            if option in spec.choices and value not in spec.choices[option]:
-                raise SuiteError(
-                    f"strategy_options.{option}: found {value!r}, expected {', '.join(spec.choices[option])}",
-                    hint=nearest(str(value), spec.choices[option]),
-                )
-            if option in spec.least and not isinstance(value, str) and not spec.least[option] <= value < 1e9:
-                raise SuiteError(
-                    f"strategy_options.{option}: found {value!r}, expected at least {spec.least[option]:g}"
-                )
 
     @property
     def options(self) -> dict[str, OptionValue]:
@@ -296,30 +262,3 @@ class Cell(Workload, Training, Goal):
 
 def _is_mapping(options: Any) -> bool:
     return options is None or isinstance(options, dict)
-
-
-def _check_model_option(option: str, value: OptionValue) -> None:
-    """Raise SuiteError for a value that the option of a preset can't have."""
-    if option == "initialization":
-        if value not in models.INITIALIZATIONS:
-            raise SuiteError(
-                f"model_options.{option}: found {value!r}, expected one of {', '.join(models.INITIALIZATIONS)}",
-                hint=nearest(str(value), models.INITIALIZATIONS),
-            )
-    elif option == "dropout":
-        if isinstance(value, bool | str) or not 0 <= value < 1:
-            raise SuiteError(f"model_options.{option}: found {value!r}, expected a number from 0 on and below 1")
-    elif isinstance(value, bool | str) or value <= 0:
-        raise SuiteError(f"model_options.{option}: found {value!r}, expected a positive number")
-
-
-def check_model(name: str) -> None:
-    """Raise SuiteError unless `name` is a preset or names a transformers model type (`hf:gpt2`)."""
-    if name in models.PRESETS:
-        return
-    if name.startswith(models.HUGGINGFACE_PREFIX) and len(name) > len(models.HUGGINGFACE_PREFIX):
-        return
-    raise SuiteError(
-        f"model: found {name!r}, expected a preset or {models.HUGGINGFACE_PREFIX}TYPE",
-        hint=nearest(name, models.PRESETS),
-    )

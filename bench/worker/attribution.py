@@ -19,7 +19,7 @@ from bench.worker.meter.process_group import Meter
 from bench.worker.meter.timeline import Timeline
 
 if TYPE_CHECKING:
-    from bench.worker.rank import Trainer
+    from bench.worker.trainer import Trainer
 
 NUM_DROPPED_STEPS = 1
 BLOCK_STEPS = 4

@@ -21,7 +21,7 @@ from bench.worker.evaluation import score
 from bench.worker.finite import Guard
 
 if TYPE_CHECKING:
-    from bench.worker.rank import Trainer
+    from bench.worker.trainer import Trainer
 
 STRETCH_S = 2.0
 """Seconds after which ranks tell each other, and who watches, how far they are."""

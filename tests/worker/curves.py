@@ -37,7 +37,7 @@ def curves(cells: list[Cell], num_steps: int) -> list[Curve]:
     import torch.distributed as dist
 
     from bench.worker.meter.witness import Witness
-    from bench.worker.rank import Trainer
+    from bench.worker.trainer import Trainer
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -20,7 +20,7 @@ def guarded(cells: list[Cell], what: str, largest_norm: float) -> list[str]:
     import torch.distributed as dist
 
     from bench.worker.finite import Guard, NotFinite
-    from bench.worker.rank import Trainer
+    from bench.worker.trainer import Trainer
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -62,7 +62,7 @@ def served(asked: Cell) -> list[LedgerLine]:
     """The ledger of two steps of this rank after three. A server takes none, and has nothing in it."""
     from bench.worker.meter.ledger import Ledger
     from bench.worker.meter.process_group import BACKEND, Meter, register
-    from bench.worker.rank import Trainer
+    from bench.worker.trainer import Trainer
 
     torch.set_num_threads(1)
     meter = Meter(torch.device("cpu"))
@@ -109,7 +109,7 @@ def windows(asked: Cell) -> tuple[float, float]:
     """Seconds of one period as it is, and of one whose last collective completes half a second late."""
     from bench.worker.meter.line import Line
     from bench.worker.meter.process_group import BACKEND, Meter, register
-    from bench.worker.rank import Trainer
+    from bench.worker.trainer import Trainer
 
     torch.set_num_threads(1)
     meter = Meter(torch.device("cpu"))

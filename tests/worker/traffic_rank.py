@@ -19,7 +19,7 @@ from bench.plan.cell import Cell
 from bench.worker.meter.ledger import Ledger
 from bench.worker.meter.outline import OutlineWatch
 from bench.worker.meter.process_group import BACKEND, Meter, register
-from bench.worker.rank import Trainer
+from bench.worker.trainer import Trainer
 
 # Odd sizes, so that neither parameters nor buckets divide by the ranks.
 GPT = {"hidden_size": 36, "num_layers": 2, "num_heads": 2, "vocab_size": 101, "max_seq_len": 16}

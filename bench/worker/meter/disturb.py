@@ -21,7 +21,7 @@ def injected(
 ) -> Iterator[None]:
     """Disturb this rank as `injection` says while the block runs; `others[r]` is the group of all ranks but r.
 
-    `trainer` is a `bench.worker.rank.Trainer`.
+    `trainer` is a `bench.worker.trainer.Trainer`.
     """
     if injection is None:
         yield
