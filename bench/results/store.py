@@ -91,7 +91,11 @@ def write_rank(folder: Path, rank: RankRecord) -> str:
 def _untouched(text: str) -> tuple[str, str] | None:
     """The JSON inside a sealed file that is as it was written, to the byte, and its SHA-256; None for any other."""
     head = _HEAD.match(text)
-    if head is None or hashlib.sha256(text[head.end() : -1].encode("utf-8")).hexdigest() != head["sha256"]:
+    if (
+        head is None
+        or text[-1] != "}"
+        or hashlib.sha256(text[head.end() : -1].encode("utf-8")).hexdigest() != head["sha256"]
+    ):
         return None
     return text[head.end() : -1], head["sha256"]
 

@@ -73,6 +73,15 @@ def test_an_edit_is_found_out(tmp_path: Path, found: object, words: str) -> None
     assert str(path) in str(caught.value)
 
 
+def test_another_last_byte_is_found_out(tmp_path: Path) -> None:
+    """The one character after the text that the SHA-256 is of."""
+    path = tmp_path / "record.json"
+    write_record(path, record())
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(RecordError, match="is not a whole JSON file"):
+        read_record(path)
+
+
 def test_a_launch_whose_files_are_not_its_own_is_invalid(tmp_path: Path) -> None:
     """With real launches in tests/worker/test_broken_runs.py."""
     cell = Cell(model="gpt-nano", strategy="ddp", world_size=2, seq_len=64)
