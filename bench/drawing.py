@@ -63,14 +63,15 @@ def wanted(
     projected: pd.DataFrame | None = None,
     curves: pd.DataFrame | None = None,
     synchronisation: pd.DataFrame | None = None,
+    courses: pd.DataFrame | None = None,
 ) -> list[Chart]:
     """All charts that a report may have: each question for each model, scaling and setting, under names of their own.
 
     `scaling`: rows of `scaling_table`; `tree` and `ranks`: rows of the two tables of `efficiency_table`, whose charts are
     drawn for each series too; `traffic`: rows of `traffic_table`; `phases`: rows of `phases`; `balance`: rows of
     `balance_table`; `aa_spread_frac`: how far the cell and the twin of the run's A/A pair are apart, None where there is none;
-    `projected`: rows of `projected_table`; `curves`: rows of `bench.analysis.training.curves`; `synchronisation`: rows of
-    `synchronisation_table`.
+    `projected`: rows of `projected_table`; `curves`: rows of `bench.analysis.training.curves`; `synchronisation` and
+    `courses`: rows of `synchronisation_table` and of `loss_courses`.
     """
     looks = styles([*scaling["contender"], *tree["contender"]])
     found: list[Chart] = []
@@ -105,7 +106,7 @@ def wanted(
                 Chart("training", name, f"loss: {charts.title(rows)}", training_charts.loss_curves, (rows, looks))
             )
     if synchronisation is not None:
-        found += _of_synchronisation(synchronisation)
+        found += _of_synchronisation(synchronisation, courses)
     # Signs that a file name can't hold are dropped, which may leave two names alike.
     taken: Counter[str] = Counter()
     for position, chart in enumerate(found):
@@ -115,7 +116,7 @@ def wanted(
     return found
 
 
-def _of_synchronisation(rows: pd.DataFrame) -> list[Chart]:
+def _of_synchronisation(rows: pd.DataFrame, courses: pd.DataFrame | None) -> list[Chart]:
     looks = kin_styles(rows["contender"])
     found = []
     for model, cells in rows.groupby("model", sort=False):
@@ -123,8 +124,15 @@ def _of_synchronisation(rows: pd.DataFrame) -> list[Chart]:
         found.append(
             Chart("synchronisation", _slug(shows), shows, synchronisation_charts.bytes_by_period, (cells, looks))
         )
-    for (name, _, slower), cells in rows.groupby(["model", "task", "slow_rank_frac"], sort=False):
-        shows = f"time and loss {name}" + (f" slow rank {slower:g}" if slower else "")
+    for (name, task, slower), cells in rows.groupby(["model", "task", "slow_rank_frac"], sort=False):
+        of_whom = str(name) + (f" slow rank {slower:g}" if slower else "")
+        if courses is not None:
+            # One worker alone is never the slow one, and stands beside all.
+            beside = (courses["slow_rank_frac"] == slower) | (courses["num_workers"] == 1)
+            arguments = (courses[(courses["task"] == task) & beside], looks)
+            shows = f"loss by time {of_whom}"
+            found.append(Chart("synchronisation", _slug(shows), shows, synchronisation_charts.loss_by_time, arguments))
+        shows = f"time and loss {of_whom}"
         found.append(
             Chart("synchronisation", _slug(shows), shows, synchronisation_charts.time_and_loss, (cells, looks))
         )

@@ -18,7 +18,7 @@ from bench.analysis.measured import Measured, measured
 from bench.analysis.memory import memory_table
 from bench.analysis.projected import projected_table
 from bench.analysis.scaling import scaling_table
-from bench.analysis.synchronisation import synchronisation_table
+from bench.analysis.synchronisation import loss_courses, synchronisation_table
 from bench.analysis.traffic import disagreement, traffic_table
 from bench.analysis.training import curves, time_to_loss
 from bench.analysis.validity import judge
@@ -35,12 +35,12 @@ class Findings:
 
     `launches` after the gates (a row a launch), `scaling` (a row a cell), `efficiency` (a row a cell with an attribution launch)
     and `ranks` (a row a rank of it), `balance` (a row a cell of unequal sequences), `traffic` (a row a metered cell and
-    operation), `synchronisation` (a row a cell, where some don't synchronise at every step), `memory` (a row a launched cell,
-    theory beside measurement), `projected` (a row a cell that theory foresaw), `alarms` (a row a launch that beats its
-    machine), `time_to_loss` (a row a cell that was trained to a goal) and `curves` (a row an evaluation of it), `places` (the
-    environments), `measured` (what other runs are compared with), `certainty` (a row a quantity that says how sure the run
-    is), `works` (what a calibration is fitted to), the names of the suites, and which launches have a
-    timeline, as (cell id, launch id).
+    operation), `synchronisation` (a row a cell, where some don't synchronise at every step) and `courses` (a row a step of
+    these), `memory` (a row a launched cell, theory beside measurement), `projected` (a row a cell that theory foresaw),
+    `alarms` (a row a launch that beats its machine), `time_to_loss` (a row a cell that was trained to a goal) and `curves` (a
+    row an evaluation of it), `places` (the environments), `measured` (what other runs are compared with), `certainty` (a row
+    a quantity that says how sure the run is), `works` (what a calibration is fitted to), the names of the suites, and which
+    launches have a timeline, as (cell id, launch id).
     """
 
     folder: Path
@@ -51,6 +51,7 @@ class Findings:
     balance: pd.DataFrame
     traffic: pd.DataFrame
     synchronisation: pd.DataFrame
+    courses: pd.DataFrame
     memory: pd.DataFrame
     projected: pd.DataFrame
     alarms: pd.DataFrame
@@ -90,6 +91,7 @@ def examine(folder: Path, machine: str | None = None) -> Findings:
         balance=balance_table(believed, scaling),
         traffic=traffic,
         synchronisation=synchronisation_table(believed, scaling, tree, traffic),
+        courses=loss_courses(believed, scaling),
         memory=memory_table(records, scaling),
         projected=projected_table(workloads, scaling, machine),
         alarms=alarms(believed, machine),

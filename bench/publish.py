@@ -44,6 +44,7 @@ def publish(findings: Findings) -> Path:
         "phases": seconds,
         "traffic": findings.traffic,
         "synchronisation": findings.synchronisation,
+        "synchronisation_losses": findings.courses,
         "memory": findings.memory,
         "projected": findings.projected,
         "alarms": findings.alarms,
@@ -69,6 +70,7 @@ def publish(findings: Findings) -> Path:
         findings.projected,
         findings.curves,
         findings.synchronisation,
+        findings.courses,
     )
     for chart, png, svg in drawn(charts):
         write_text(report / "charts" / f"{chart.name}.svg", svg)

@@ -87,6 +87,48 @@ def time_and_loss(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     return figure
 
 
+def loss_by_time(courses: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Training loss against seconds, a line a contender; one worker alone dashed beside them. Panels are numbers of workers.
+
+    `courses`: rows of `bench.analysis.synchronisation.loss_courses` of one task and slow rank.
+    """
+    several, alone = courses[courses["num_workers"] > 1], courses[courses["num_workers"] == 1]
+    if several.empty or several["contender"].nunique() < 2:
+        return None
+    counts = sorted(several["num_workers"].unique())
+    first = several.iloc[0]
+    slow = f", one slower by {units.fraction(first['slow_rank_frac'])}" if first["slow_rank_frac"] else ""
+    notes = (
+        "Mean training loss of the last five steps, at the window's speed, warm-up counted; dashed: one worker alone. "
+        "Lines of equal work lie on each other but for their speed."
+    )
+    title = f"Loss by time of {first['model']}{slow}"
+    with panels(1, len(counts) + 1, title, notes, tall=1.5) as (figure, axes):
+        divisor, unit = units.scale(several["time_s"].max(), "seconds")
+        seen = pd.concat([several, alone[alone["time_s"] <= several["time_s"].max()]])["loss"]
+        for column, count in enumerate(counts):
+            axis, panel = axes[0, column], several[several["num_workers"] == count]
+            for _, rows in alone.groupby("cell_id", sort=False):
+                axis.plot(
+                    rows["time_s"] / divisor, rows["loss"], color="#888888", linestyle="--", linewidth=1, zorder=1
+                )
+            for name, rows in panel.groupby("contender", sort=False):
+                style = styles[str(name)]
+                end = rows.iloc[-1]
+                axis.plot(rows["time_s"] / divisor, rows["loss"], color=style.color, linewidth=1.2)
+                axis.plot(
+                    [end["time_s"] / divisor], [end["loss"]], color=style.color, marker=style.marker, linestyle=""
+                )
+            axis.set_xlim(0, 1.04 * several["time_s"].max() / divisor)
+            margin = 0.04 * (seen.max() - seen.min())
+            axis.set_ylim(seen.min() - margin, seen.max() + margin)
+            axis.set_xlabel(f"time, {unit}")
+            name_panel(axis, f"{count} workers")
+        axes[0, 0].set_ylabel("loss, nats a token")
+        _names(axes[0, -1], several, styles)
+    return figure
+
+
 def _names(axis: Axes, rows: pd.DataFrame, styles: Styles) -> None:
     """The contenders in a panel of their own: there may be too many for a line."""
     axis.axis("off")

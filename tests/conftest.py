@@ -16,6 +16,18 @@ from tests.netlab import Lab, Unavailable, hosts
 pytest_plugins = ["bench.track.plugin"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow files first, so that two workers of xdist end at about the same time; a worker takes a whole file, and all files
+    that share `equal_work`, so that no launch is made twice."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    sharing = {item.path for item in items if "equal_work" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("equal_work" if item.path in sharing else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def scalebench() -> Scalebench:
     """Runs `scalebench ARGUMENTS` in a folder and returns what came of it."""

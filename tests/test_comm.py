@@ -25,7 +25,7 @@ from bench.theory.workload import from_preset
 from tests import forked
 from tests.command_line import ROOT, Scalebench, command, command_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SABOTAGE = ROOT / "tests" / "worker" / "sabotage"
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.command_line import ROOT, Scalebench, command, command_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SABOTAGE = ROOT / "tests" / "worker" / "sabotage"
 STEPS = 7

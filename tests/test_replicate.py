@@ -216,6 +216,7 @@ def test_how_often_an_interval_at_which_adding_stopped_covers_the_truth() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_real_launches_are_added_until_the_budget_is_spent(tmp_path: Path, scalebench: Scalebench) -> None:
     """Two paced cells with an A/A pair: at least five launches of the one by need, one of the other, and the pair's."""
     suite, results = tmp_path / "mine.yaml", tmp_path / "results"

@@ -31,6 +31,10 @@ SYNCHRONISATION_COLUMNS = [
     *("task", "cell_id"),
 ]
 _FLOATS = SYNCHRONISATION_COLUMNS[4:13]
+LOSS_COURSE_COLUMNS = [
+    *("model", "contender", "world_size", "num_workers", "slow_rank_frac", "step", "tokens", "time_s", "loss"),
+    *("task", "cell_id"),
+]
 
 LOSS_STEPS = 5
 """A step's loss is of one batch: the mean of so many is compared."""
@@ -55,12 +59,8 @@ def synchronisation_table(
     its end, warm-up included; common_loss the mean loss of the LOSS_STEPS steps before that many tokens, common_s the
     seconds for them at the window's speed, common_updates the optimizer steps. Medians over launches.
     """
-    timing: dict[str, list[Record]] = {}
-    for record in records:
-        if record.kind == "timing" and not record.twin and record.work is not None:
-            timing.setdefault(record.cell.id, []).append(record)
-    cells = [launches[0].cell for launches in timing.values()]
-    if all(cell.equal_work and not cell.num_servers for cell in cells):
+    timing = _timing(records)
+    if not timing:
         return pd.DataFrame(columns=SYNCHRONISATION_COLUMNS)
     exposed = dict(zip(efficiency["cell_id"], efficiency["exposed_comm_s"], strict=True))
     ledger = traffic.groupby("cell_id")["observed_volume_bytes"].agg(lambda volume: volume.sum(skipna=False)).to_dict()
@@ -81,6 +81,48 @@ def synchronisation_table(
     ]
     table = pd.DataFrame(rows, columns=SYNCHRONISATION_COLUMNS)
     return table.astype(dict.fromkeys(_FLOATS, float))
+
+
+def loss_courses(records: Sequence[Record], scaling: pd.DataFrame) -> pd.DataFrame:
+    """One row a training step of every cell of `synchronisation_table` (LOSS_COURSE_COLUMNS): its loss, and when.
+
+    step counts from 1, warm-up included; tokens are those of all workers until then; time_s the seconds for so many steps at the
+    window's speed; loss the mean of the last LOSS_STEPS steps, of fewer at the beginning, median over launches.
+    """
+    known = dict(zip(scaling["cell_id"], scaling["step_time_s"], strict=True))
+    found = []
+    for cell_id, launches in _timing(records).items():
+        if cell_id not in known:
+            continue
+        cell = launches[0].cell
+        losses = pd.DataFrame([record.mean_losses() for record in launches]).T.dropna()
+        course = losses.rolling(LOSS_STEPS, min_periods=1).mean().median(axis="columns")
+        steps = course.index + 1
+        rows = pd.DataFrame(
+            {
+                "step": steps,
+                "tokens": steps * launches[0].tokens_per_step(),
+                "time_s": steps * known[cell_id],
+                "loss": course,
+            }
+        )
+        rows = rows.assign(**cell.model_dump(include={"model", "world_size", "slow_rank_frac"}))
+        found.append(
+            rows.assign(contender=cell.contender, num_workers=cell.num_workers, task=_task(cell), cell_id=cell_id)
+        )
+    if not found:
+        return pd.DataFrame(columns=LOSS_COURSE_COLUMNS)
+    return pd.concat(found, ignore_index=True)[LOSS_COURSE_COLUMNS]
+
+
+def _timing(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Timing launches by cell; none at all where every cell synchronises at every step and without a server."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record.kind == "timing" and not record.twin and record.work is not None:
+            found.setdefault(record.cell.id, []).append(record)
+    cells = [launches[0].cell for launches in found.values()]
+    return {} if all(cell.equal_work and not cell.num_servers for cell in cells) else found
 
 
 def _task(cell: Cell) -> str:

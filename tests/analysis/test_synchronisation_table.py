@@ -10,7 +10,12 @@ import pytest
 from bench.analysis.efficiency import efficiency_table
 from bench.analysis.gates import faults
 from bench.analysis.scaling import scaling_table
-from bench.analysis.synchronisation import SYNCHRONISATION_COLUMNS, synchronisation_table
+from bench.analysis.synchronisation import (
+    LOSS_COURSE_COLUMNS,
+    SYNCHRONISATION_COLUMNS,
+    loss_courses,
+    synchronisation_table,
+)
 from bench.analysis.traffic import traffic_table
 from bench.analysis.validity import judge
 from bench.analysis.verdict import ranking
@@ -190,12 +195,34 @@ def test_words_say_whether_time_is_halved_and_the_model_as_good() -> None:
     assert any("2 workers and 1 server" in text for text in told)
 
 
+def test_the_course_of_the_loss_has_every_step_and_its_time() -> None:
+    records = everything()
+    table, scaling = tables_of(*records)
+    courses = loss_courses(records, scaling)
+    assert courses.columns.tolist() == LOSS_COURSE_COLUMNS and set(courses["cell_id"]) == set(table["cell_id"])
+    ddp = courses[(courses["contender"] == "ddp") & (courses["num_workers"] == 2)]
+    assert ddp["step"].tolist() == list(range(1, 15)) and ddp["tokens"].tolist() == [128 * step for step in ddp["step"]]
+    assert ddp["time_s"].tolist() == pytest.approx([2 * STEP_S * step for step in ddp["step"]])
+    losses = falling(4.5)
+    assert ddp["loss"].iloc[[0, 6]].tolist() == pytest.approx([losses[0], sum(losses[2:7]) / 5])
+    # The course passes through what the table says of it.
+    for row in table.to_dict("records"):
+        course = courses[courses["cell_id"] == row["cell_id"]].set_index("tokens")
+        assert course.loc[row["common_tokens"], "loss"] == pytest.approx(row["common_loss"])
+        assert course.loc[row["common_tokens"], "time_s"] == pytest.approx(row["common_s"])
+    assert loss_courses(records[:2], scaling).empty
+
+
 def test_charts_and_table_for_people() -> None:
-    table, _ = tables_of(
-        *everything(), drifted(cell("local_sgd", 2, {"every_steps": 8}), 5.2, 0.3, step_times_s=[[STEP_S / 2] * 8] * 2)
-    )
+    records = [
+        *everything(),
+        drifted(cell("local_sgd", 2, {"every_steps": 8}), 5.2, 0.3, step_times_s=[[STEP_S / 2] * 8] * 2),
+    ]
+    table, scaling = tables_of(*records)
     looks = styles(table["contender"])
     assert words.bytes_by_period(table, looks) is not None and words.time_and_loss(table, looks) is not None
+    assert words.loss_by_time(loss_courses(records, scaling), looks) is not None
+    assert words.loss_by_time(loss_courses(records[:1], scaling), looks) is None
     shown = words.shown(table)
     assert len(shown) == len(table) and set(shown["work"]) == {"equal", "other"}
     best = table[table["num_workers"] == 2]

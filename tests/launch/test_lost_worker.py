@@ -14,7 +14,7 @@ from bench.launch.process import _members
 from bench.results.store import read_records
 from tests.command_line import command, command_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 # 24 s of sleep for each worker.
 SUITE = """

@@ -18,7 +18,7 @@ from bench.results.record import Record
 from bench.results.store import read_records
 from tests.command_line import Scalebench, command, command_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 # Sleeping ranks, so that a test has time to strike and no core is busy: 3 s a step.
 SLEEPER = """

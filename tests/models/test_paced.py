@@ -30,6 +30,7 @@ def _batch(batch: int, seq: int) -> torch.Tensor:
     return torch.arange(batch * seq).view(batch, seq) % 512
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("batch", "seq", "share"), [(2, 128, 1.0), (4, 128, 2.0), (3, 100, 300 / 256)])
 def test_forward_and_backward_take_the_stated_seconds(batch: int, seq: int, share: float) -> None:
     model, tokens = _model(), _batch(batch, seq)

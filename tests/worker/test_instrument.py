@@ -28,7 +28,7 @@ from bench.results.record import Record
 from bench.verbs.shared import LAUNCHERS
 from tests.command_line import Scalebench
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 class Silent:

@@ -10,7 +10,7 @@ import pytest
 from bench.results.store import read_records
 from tests.command_line import Scalebench
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SUITE = """
 aa_pair: false

@@ -17,7 +17,7 @@ from bench.results.record import Record
 from tests import forked
 from tests.worker import lost_rank
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 TINY = {"num_layers": 1, "hidden_size": 16, "vocab_size": 64, "max_seq_len": 16, "reference_tokens": 16}
 
