@@ -74,7 +74,7 @@ def test_every_table_can_be_read_back(quick: Path) -> None:
             "not_ok",
             "environment",
         ),
-        *("certainty", "memory", "projected", "alarms", "synchronisation", "time_to_loss", "loss_curves"),
+        *("certainty", "memory", "projected", "alarms", "synchronisation_losses", "time_to_loss", "loss_curves"),
     }
     assert tables["scaling"].columns.tolist() == COLUMNS
     assert len(tables["scaling"]) == len(tables["launches"]) == 23
