@@ -23,19 +23,19 @@ _NOTES = (
 
 
 def loss_curves(curves: pd.DataFrame, styles: dict[str, Style]) -> Figure | None:
-    """Validation loss against seconds (left) and tokens (right); a row of panels a world size.
+    """Validation loss against seconds (left) and tokens (right); a row of panels a number of workers: servers train nothing.
 
     `curves`: rows of `bench.analysis.training.curves` of one model, scaling and setting.
     """
     if curves.empty:
         return None
-    sizes = sorted(curves["world_size"].unique())
+    sizes = sorted(curves["num_workers"].unique())
     first = curves.iloc[0]
     what = ", ".join(str(part) for part in (first["model"], first["setting"]) if not units.is_unknown(part) and part)
     columns = (("wall_s", "seconds", "training time, {}"), ("tokens", "rate", "{} tokens"))
     with panels(len(sizes), 2, f"Loss of {what}", _NOTES, between=0.4) as (figure, axes):
         for row, size in enumerate(sizes):
-            own = curves[curves["world_size"] == size]
+            own = curves[curves["num_workers"] == size]
             for column, (x, kind, label) in enumerate(columns):
                 axis = axes[row, column]
                 # One scale for all world sizes, so that they can be compared too.
@@ -46,7 +46,8 @@ def loss_curves(curves: pd.DataFrame, styles: dict[str, Style]) -> Figure | None
                 axis.set_xlabel(label.format(unit).strip() if last else "")
                 axis.tick_params(axis="x", labelbottom=last)
                 _loss_axis(axis, curves, labelled=column == 0)
-                name_panel(axis, units.ranks(size))
+                served = bool((own["world_size"] > own["num_workers"]).any())
+                name_panel(axis, units.ranks(size) + (" that train" if served else ""))
         present = set(curves["contender"])
         drawn = {name: style for name, style in styles.items() if name in present}
         legend(figure, drawn, _lines_across(curves))

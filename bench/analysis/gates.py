@@ -79,11 +79,13 @@ def _updates_differ(record: Record) -> str | None:
 
 
 def _server_updates_differ(record: Record) -> str | None:
-    """Servers update once a step of all workers, or once a step of each where these go at their own pace."""
+    """Servers update once a step of all workers, or once a step of each where these go at their own pace. Of a training the
+    window is all of it."""
     cell, kept = record.cell, record.synchronisation
     if not cell.num_servers or kept is None:
         return None
-    expected = cell.steps * (cell.num_workers if cell.own_pace else 1)
+    num_steps = cell.steps if record.training is None else record.training.num_steps
+    expected = num_steps * (cell.num_workers if cell.own_pace else 1)
     if kept.num_updates != expected:
         return f"servers updated the parameters {kept.num_updates} times in the window, expected {expected}"
     if cell.options["mode"] == "stale" and (furthest := max(kept.lead, default=0)) > int(cell.options["staleness"]):

@@ -15,11 +15,11 @@ TIME_TO_LOSS_COLUMNS = [
     *("model", "contender", "scaling", "setting", "world_size", "grad_accum_steps", "micro_batch_size"),
     *("global_batch_size", "target_loss", "launches", "launches_reached", "seconds_to_target", "tokens_to_target"),
     *("steps_to_target", "final_loss", "least_loss", "final_accuracy", "wall_s", "tokens", "steps", "evaluation_s"),
-    *("stopped", "replica_distance", "entropy_floor_nats", "oversubscribed", "paced", "cell_id"),
+    *("stopped", "replica_distance", "entropy_floor_nats", "oversubscribed", "paced", "cell_id", "num_workers"),
 ]
 CURVE_COLUMNS = [
     *("model", "contender", "scaling", "setting", "world_size", "cell_id", "launch_id"),
-    *("step", "tokens", "wall_s", "train_loss", "loss", "accuracy", "target_loss", "entropy_floor_nats"),
+    *("step", "tokens", "wall_s", "train_loss", "loss", "accuracy", "target_loss", "entropy_floor_nats", "num_workers"),
 ]
 _OF_SCALING = ("setting", "oversubscribed")
 
@@ -30,7 +30,8 @@ def time_to_loss(records: list[Record], scaling: pd.DataFrame) -> pd.DataFrame:
     `records`: launches that passed the gates. seconds_to_target (of training, on the slowest rank), tokens_to_target and
     steps_to_target are those of the first evaluation whose validation loss was at most target_loss, means over launches;
     missing where a launch did not reach it, or there was no target. final_loss, least_loss, final_accuracy (validation split),
-    wall_s, tokens, steps and evaluation_s are of the whole course, means over launches; replica_distance is the largest.
+    wall_s, tokens, steps and evaluation_s are of the whole course, means over launches; replica_distance is the largest, of
+    replicas that drift as they were before they were last made equal. num_workers is world_size without servers.
     """
     cells = _by_cell(records)
     known = {row["cell_id"]: row for row in scaling.to_dict("records")}
@@ -77,6 +78,7 @@ def _named(record: Record, known: dict[Any, Any]) -> dict[str, Any]:
         **{name: known.get(name) for name in _OF_SCALING},
         "contender": cell.contender,
         "global_batch_size": cell.global_batch_size,
+        "num_workers": cell.num_workers,
         "entropy_floor_nats": record.corpus.entropy_floor_nats if record.corpus is not None else None,
         "paced": cell.paced,
         "cell_id": cell.id,
@@ -87,7 +89,7 @@ def _row(launches: list[Record], known: dict[Any, Any]) -> dict[str, Any]:
     courses = [record.training for record in launches if record.training is not None]
     last = [course.evaluations[-1] for course in courses]
     met = [found for c in courses if (found := reached(c.evaluations, launches[0].cell.target_loss)) is not None]
-    distances = [r.work.replicas.largest for r in launches if r.work is not None and r.work.replicas is not None]
+    distances = [distance for r in launches if (distance := _replica_distance(r)) is not None]
     row = {
         **_named(launches[0], known),
         "launches": len(launches),
@@ -107,3 +109,9 @@ def _row(launches: list[Record], known: dict[Any, Any]) -> dict[str, Any]:
         row["tokens_to_target"] = statistics.fmean(evaluation.tokens for evaluation in met)
         row["steps_to_target"] = statistics.fmean(evaluation.step for evaluation in met)
     return row
+
+
+def _replica_distance(record: Record) -> float | None:
+    if record.synchronisation is not None and record.synchronisation.samples:
+        return record.synchronisation.samples[-1].largest
+    return record.work.replicas.largest if record.work is not None and record.work.replicas is not None else None

@@ -12,7 +12,7 @@ import models
 from bench.errors import SuiteError, nearest
 from bench.plan.goal import Goal
 from bench.plan.model_options import check_model, check_model_options
-from bench.plan.strategies import STRATEGIES, OptionValue
+from bench.plan.strategies import STRATEGIES, OptionValue, num_servers
 from bench.plan.strategy_options import check_strategy_options
 from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
@@ -101,11 +101,6 @@ class Cell(Workload, Training, Goal):
                 f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
                 hint="choose karmarkar_karp, or another strategy",
             )
-        if self.is_trained and self.num_servers:
-            raise SuiteError(
-                f"max_steps: servers of {self.strategy} have no model to evaluate, so that it is timed and not trained to a goal",
-                hint="take max_steps out to time it, or choose another strategy",
-            )
         if self.partition == "dynamic" and self.dropout:
             raise SuiteError(
                 "partition: dynamic deals by measured speed, so that no two launches drop the same out",
@@ -151,7 +146,7 @@ class Cell(Workload, Training, Goal):
     @property
     def num_servers(self) -> int:
         """Ranks that keep parameters and train nothing: the last ones."""
-        return int(self.options.get("num_servers", 0))
+        return num_servers(self.strategy, self.strategy_options)
 
     @property
     def may_be_lost(self) -> frozenset[int]:

@@ -19,7 +19,8 @@ class Goal(BaseModel):
     token) or less, or has not fallen below its least for `patience` evaluations. Without, it is timed.
 
     Every `evaluate_every` steps (a tenth of `max_steps` by default), before the first and after the last, the loss is taken on
-    `evaluation_sequences` sequences of the validation split, the same each time. No time of that is counted.
+    `evaluation_sequences` sequences of the validation split, the same each time. No time of that is counted. Workers at their
+    own pace share out `max_steps` x `num_workers` steps, whoever takes how many: the tokens of as many steps of all together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())

@@ -155,3 +155,9 @@ STRATEGIES: dict[str, StrategySpec] = {
         least={"staleness": 0, "num_servers": 1},
     ),
 }
+
+
+def num_servers(strategy: str, options: Mapping[str, OptionValue]) -> int:
+    """How many of the ranks train nothing, of a strategy with these of its options set; 0 of an unknown one."""
+    spec = STRATEGIES.get(strategy)
+    return 0 if spec is None else int({**spec.options, **options}.get("num_servers", 0))

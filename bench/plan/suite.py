@@ -13,6 +13,7 @@ from bench.errors import ConfigError, SuiteError, nearest
 from bench.plan.cell import Cell
 from bench.plan.corpus_files import check_workload
 from bench.plan.deepspeed_config import check_deepspeed_config, fill_from_config
+from bench.plan.strategies import num_servers
 from bench.plan.yaml_source import Location, YamlSource
 
 SHIPPED = Path(__file__).parent / "suites"
@@ -111,6 +112,14 @@ def read_cell(source: YamlSource, more: frozenset[str]) -> tuple[PlannedCell, di
     Raises SuiteError, naming file, line, key and what is allowed.
     """
     return _Reader(source).one_cell(more)
+
+
+def _num_servers(fields: dict[str, Any]) -> int:
+    """Ranks of a cell that have no part of its batch. What is no number is for the cell's own validation to name."""
+    options = fields.get("strategy_options")
+    given = options.get("num_servers") if isinstance(options, dict) else None
+    own = {"num_servers": given} if type(given) is int else {}
+    return num_servers(str(fields.get("strategy")), own)
 
 
 class _Reader:
@@ -239,10 +248,12 @@ class _Reader:
         parts = [fields.get("world_size"), fields.get(fixed, 1)]
         if not all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in parts):
             return None  # the cell's own validation names the wrong one
-        share = parts[0] * parts[1]
+        servers = _num_servers(fields)
+        share = max(1, parts[0] - servers) * parts[1]
         fields[derived] = max(1, total // share)
         if total % share:
-            return f"global_batch_size {total} can't be divided by world_size {parts[0]} x {fixed} {parts[1]}"
+            among = f"world_size {parts[0]}" + (f" less {servers} servers" if servers else "")
+            return f"global_batch_size {total} can't be divided by {among} x {fixed} {parts[1]}"
         return None
 
     def _mapping(self, value: Any, location: Location, allowed: frozenset[str]) -> dict[str, Any]:

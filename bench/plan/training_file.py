@@ -54,6 +54,11 @@ def load_training(name_or_path: str) -> TrainingFile:
         raise SuiteError(
             f"{source.where(())}: max_steps: missing, training needs the most optimizer steps that it may take"
         )
+    if planned.cell.num_servers:
+        raise SuiteError(
+            f"{source.where(('strategy',))}: strategy: found {planned.cell.strategy}, whose trainings keep no checkpoints",
+            hint="choose another strategy, or train it in a suite: scalebench run, with max_steps and target_loss",
+        )
     name = more.get("name", path.stem)
     if (why := not_a_name(name)) is not None:
         raise SuiteError(f"{source.where(('name',))}: name: {why}")

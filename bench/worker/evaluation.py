@@ -28,14 +28,18 @@ def score(
     micro_batches: Sequence[MicroBatch],
     device: torch.device,
     control: dist.ProcessGroup | None = None,
+    num_servers: int = 0,
 ) -> Score:
     """The score of `model`, whose loss `forward(tokens, targets)` computes, without a gradient.
 
     With `control`, all ranks call it with the same micro-batches; each takes its share, and all get the score of all. Where
     replicas differ it is the mean over their shares. Each rank runs equally many micro-batches, because sharded models wait for
-    each other in each: a rank that has none left runs one that doesn't count.
+    each other in each: a rank that has none left runs one that doesn't count. The last `num_servers` ranks of the group have no
+    model: they take no share.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if control is not None else (0, 1)
+    rank, num_shares = (dist.get_rank(control), dist.get_world_size(control)) if control is not None else (0, 1)
+    num_shares -= num_servers
+    firsts = range(0, len(micro_batches), num_shares) if rank < num_shares else ()
     # In float64, on the host: sums of many.
     sums = torch.zeros(3, dtype=torch.float64)
     right = 0
@@ -48,7 +52,7 @@ def score(
     model.eval()
     try:
         with torch.no_grad(), logits_seen_by(see):
-            for first in range(0, len(micro_batches), world_size):
+            for first in firsts:
                 counts = first + rank < len(micro_batches)
                 tokens, targets, _ = micro_batches[first + rank if counts else first]
                 loss = float(forward(tokens.to(device), targets.to(device)))

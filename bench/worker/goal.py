@@ -30,7 +30,12 @@ WATCHED_STEPS = 3
 
 
 class Course:
-    """One rank's course of a training. All ranks make the same decisions: whatever these depend on is agreed on `control`."""
+    """One rank's course of a training. All ranks make the same decisions: whatever these depend on is agreed on `control`.
+
+    Servers, where there are any, take part in every decision and train and evaluate nothing. What is evaluated is each rank's
+    model after `Strategy.catch_up`. Workers that send to servers go from one evaluation to the next in one stretch, at the end
+    of which nothing is under way.
+    """
 
     def __init__(self, trainer: Trainer, keeping: Keeping | None) -> None:
         cell = trainer.cell
@@ -90,7 +95,7 @@ class Course:
             if (stopped := self._stop()) is not None:
                 break
             self._train(min(self._steps_to_boundary(), self._stretch()))
-        self._trainer.strategy.finish()
+        self._trainer.strategy.finish()  # where stretches are drained, nothing is left
         if self._evaluations[-1].step != self._step:
             self._evaluate()
             stopped = self._stop() or stopped
@@ -153,18 +158,21 @@ class Course:
         return min(self._cell.max_steps - self._step, *(number - self._step % number for number in every))
 
     def _stretch(self) -> int:
-        """Steps that take about STRETCH_S, or what is left of the budget."""
+        """Steps that take about STRETCH_S, or what is left of the budget. Workers of servers don't wait for each other so often:
+        theirs go on to where something is to be done."""
+        if self._cell.num_servers:
+            return self._steps_to_boundary()
         step_s = self._wall_s / self._step if self._step else STRETCH_S
         return max(1, int(min(STRETCH_S, self._left_s()) / step_s))
 
     def _train(self, num_steps: int) -> None:
         trainer = self._trainer
         first = len(trainer.results)
-        times_s = trainer.timed_steps(num_steps, drain=False)
+        times_s = trainer.timed_steps(num_steps, drain=self._cell.num_servers > 0)
         self._step_times_s += times_s
         steps = range(self._step, self._step + num_steps)
         losses = [float(result.loss) for result in trainer.results[first:]]
-        tokens = [trainer.feed.fed[first + place].num_tokens for place in range(num_steps)]
+        tokens = [batch.num_tokens for batch in trainer.feed.fed[first:]]
         sums = torch.tensor([sum(map(_product, losses, tokens)), sum(tokens)], dtype=torch.float64)
         dist.all_reduce(sums, group=trainer.control)
         self._wall_s += self._slowest(sum(times_s))
@@ -178,8 +186,14 @@ class Course:
     def _evaluate(self) -> None:
         trainer = self._trainer
         started_s = time.perf_counter()
+        if self._step > self._first_step:
+            trainer.sample()
+        trainer.strategy.catch_up()
         # ZeRO-3 and other sharded models hook the bare model's own forward pass.
-        found = score(trainer.model, trainer.model, self._held_out.micro_batches, trainer.device, trainer.control)
+        found = score(
+            *(trainer.model, trainer.model, self._held_out.micro_batches, trainer.device, trainer.control),
+            num_servers=self._cell.num_servers,
+        )
         trainer.feed.forget_forward_passes()
         nats, number = self._since
         evaluation = Evaluation(

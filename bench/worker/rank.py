@@ -68,7 +68,8 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
         course.begin()
     with witness.watching():
         num_warmup_steps, settled = trainer.warm_up() if course is None else course.first_steps()
-    num_own_warmup_steps = len(trainer.results) if cell.own_pace else num_warmup_steps
+    # A training has no warm-up, whatever the pace.
+    num_own_warmup_steps = len(trainer.results) if cell.own_pace and course is None else num_warmup_steps
     witnessed = witness.witnessed()
     # Python's collector would stop one rank at a time, at moments of its own; the window is short enough to do without.
     gc.collect()
@@ -83,11 +84,13 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
     peak_bytes = trainer.memory.peak_bytes()
     losses = [float(result.loss) for result in trainer.results]
     fed = trainer.feed.told(len(losses), num_own_warmup_steps)
-    trainer.sample()
+    if course is None:
+        trainer.sample()
     replicas = trainer.strategy.replica_distance()
     skipped = sum(result.skipped for result in trainer.results[num_own_warmup_steps:])
     plan, arms = attribute(trainer, launch, meter, ledger) if meter is not None else (None, None)
     gc.enable()
+    trained = course.trained() if course is not None else None
     control = trainer.control
     first = dist.get_global_rank(control, 0)
     if folder is None:
@@ -139,7 +142,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             batch_tokens=trainer.feed.batch_tokens(len(losses), trainer.first_step),
             num_warmup_steps=num_warmup_steps,
             warmup_settled=settled,
-            num_steps=cell.steps if cell.own_pace else len(step_times_s),
+            num_steps=(cell.steps if trained is None else trained.num_steps) if cell.own_pace else len(step_times_s),
             num_skipped_steps=skipped,
             replicas=replicas,
         )
@@ -158,7 +161,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             attribution=plan,
             outline=watch.outline() if watch is not None else None,
             corpus=trainer.feed.corpus,
-            training=course.trained() if course is not None else None,
+            training=trained,
             synchronisation=kept,
             ranks=ranks,
             rank_sha256=[digests.get(rank, "") for rank in range(cell.world_size)],

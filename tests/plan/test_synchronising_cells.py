@@ -25,6 +25,24 @@ def test_servers_train_nothing() -> None:
     assert cell("ddp").num_workers == 4
 
 
+def test_a_server_has_no_part_of_the_batch_that_strong_scaling_shares_out(tmp_path: Any) -> None:
+    suite = tmp_path / "strong.yaml"
+    suite.write_text(
+        "defaults: {model: paced-nano, scaling: strong, global_batch_size: 8}\n"
+        "grids:\n"
+        "  - {strategy: ddp, world_size: 2}\n"
+        "  - {strategy: param_server, world_size: 3, strategy_options: [{mode: async}, {num_servers: 2}]}\n"
+        "  - {strategy: param_server, world_size: 6, strategy_options: [{num_servers: 2}, {num_servers: 3}]}\n"
+    )
+    *planned, last = load_suite(str(suite)).cells
+    assert [one.cell.micro_batch_size for one in planned] == [4, 4, 8, 2] and not any(
+        one.skip_reason for one in planned
+    )
+    assert (
+        last.skip_reason == "global_batch_size 8 can't be divided by world_size 6 less 3 servers x grad_accum_steps 1"
+    )
+
+
 @pytest.mark.parametrize(
     ("strategy", "options", "equal_work", "drifting", "own_pace", "every_steps"),
     [

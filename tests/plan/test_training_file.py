@@ -41,6 +41,10 @@ def test_a_file_is_one_cell_and_how_it_is_kept(tmp_path: Path) -> None:
         (GOOD + "launches: 3\n", r"mine\.yaml:5: unknown key 'launches'"),
         (GOOD + "learning_rate: fast\n", r"mine\.yaml:5: learning_rate: found 'fast'"),
         (GOOD + "name: a/b\n", r"mine\.yaml:5: name: found 'a/b'"),
+        (
+            GOOD.replace("zero2", "param_server"),
+            r"mine\.yaml:2: strategy: found param_server, whose trainings keep no checkpoints",
+        ),
         (GOOD.replace("zero2", "zero9"), r"mine\.yaml:2: strategy: found 'zero9'"),
         (GOOD.replace("max_steps: 40\n", ""), r"mine\.yaml:1: max_steps: missing"),
         (GOOD.replace("max_steps: 40", "patience: 4"), r"mine\.yaml:4: patience: found no max_steps beside it"),

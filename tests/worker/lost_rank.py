@@ -1,4 +1,5 @@
-"""Rank programs of which something goes wrong on purpose, for test_param_server.py."""
+"""Rank programs of which something goes wrong on purpose, for test_param_server.py and
+test_served_training.py."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 from tests import forked
 
 RANK_PROGRAM = forked._rank_program
-LATE_S, WINDOW_STEPS = 1.5, 8
+LATE_S, WINDOW_STEPS, EVALUATED_S = 1.5, 8, 1.5
 
 
 def worker_1_is_killed(launch_file: Path) -> None:
@@ -36,6 +37,34 @@ def the_server_is_killed(launch_file: Path) -> None:
         apply(self, *arguments)
 
     Shard.apply = killed  # type: ignore[method-assign]
+    RANK_PROGRAM(launch_file)
+
+
+def evaluations_are_slow(launch_file: Path) -> None:
+    """Each takes EVALUATED_S longer. Worker 1's third message is LATE_S under way; servers print every window that begins."""
+    from bench.worker import goal
+    from bench.worker.served.server import Server
+    from bench.worker.strategies.param_server import ParamServer
+
+    score, begin, push = goal.score, Server.begin, ParamServer._push
+    num_pushed = 0
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(EVALUATED_S)
+        return score(*arguments, **named)
+
+    def begun(self: Any, num_steps: int) -> None:
+        begin(self, num_steps)
+        print(f"version {self._shard.version} at a window of {num_steps}", flush=True)
+
+    def late(self: Any, flat: Any) -> None:
+        nonlocal num_pushed
+        num_pushed += 1
+        if num_pushed == 3 and int(os.environ["RANK"]) == 1:
+            time.sleep(LATE_S)
+        push(self, flat)
+
+    goal.score, Server.begin, ParamServer._push = slowly, begun, late  # type: ignore[method-assign]
     RANK_PROGRAM(launch_file)
 
 

@@ -17,6 +17,8 @@ from bench.worker.served.turns import Turns
 
 class Server:
     """Serves `shard` to the workers, in windows: `begin`, then `finish`, which returns when every worker has ended or is gone.
+    `num_updates`, `staleness` and `lead` are of the last window; of a training to a goal, whose windows lie between its
+    evaluations, of all of them.
 
     The first server (`hands_out_turns`) says who may go on. In mode sync a worker that goes ends the launch (RuntimeError);
     at their own pace the others go on without it.
@@ -32,14 +34,15 @@ class Server:
         self._changed = threading.Condition()
         self._round: dict[int, Tensor] = {}
         self._num_applied: Counter[int] = Counter()
+        self._forget()
         self._broken: Exception | None = None
         self.lost: list[Lost] = []
 
     def begin(self, num_steps: int) -> None:
         staleness = int(self._cell.options["staleness"]) if self._cell.options["mode"] == "stale" else None
         self._turns = Turns(self._workers, num_steps, staleness)
-        self._first_version = self._shard.version
-        self._staleness: Counter[int] = Counter()
+        if not self._cell.is_trained:
+            self._forget()
         self._serving = set(self._workers)
         self._threads = [
             threading.Thread(target=self._thread, args=(worker,), name=f"worker-{worker}", daemon=True)
@@ -48,9 +51,15 @@ class Server:
         for thread in self._threads:
             thread.start()
 
+    def _forget(self) -> None:
+        self._first_version = self._shard.version
+        self._staleness: Counter[int] = Counter()
+        self._lead: Counter[int] = Counter()
+
     def finish(self) -> None:
         for thread in self._threads:
             thread.join()
+        self._lead.update(self._turns.lead)
         if self._broken is not None:
             raise RuntimeError(str(self._broken)) from self._broken
         if not self._workers:
@@ -58,7 +67,6 @@ class Server:
 
     @property
     def num_updates(self) -> int:
-        """Since `begin`."""
         return self._shard.version - self._first_version
 
     @property
@@ -68,7 +76,7 @@ class Server:
     @property
     def lead(self) -> dict[int, int]:
         # Where all wait for each other, who asks first says nothing.
-        return dict(sorted(self._turns.lead.items())) if self._cell.own_pace else {}
+        return {ahead: number for ahead, number in sorted(self._lead.items()) if number} if self._cell.own_pace else {}
 
     def _thread(self, worker: int) -> None:
         # A setting of each thread's own.

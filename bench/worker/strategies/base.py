@@ -74,6 +74,9 @@ class Strategy(ABC):
     def finish(self) -> None:
         """Wait for whatever the strategy still has in flight."""
 
+    def catch_up(self) -> None:  # noqa: B027  # most have nothing to do
+        """Make this rank's model what is evaluated, between windows; a collective. Here it is the rank's own replica already."""
+
     @abstractmethod
     def replica_distance(self) -> Replicas | None:
         """How far the replicas' parameters are apart; None where nothing is replicated."""

@@ -40,6 +40,11 @@ class ParamServer(Strategy):
     At their own pace the workers share out the window's steps, `steps` x `num_workers` of them, as they come: a slow one
     takes fewer. Gradients are clipped by each worker's own norm then, where in mode sync the mean's would be; what the
     optimizer's momentum does is said in bench/worker/served/shard.py.
+
+    Trained to a goal, the windows lie between evaluations: so `max_steps` and `evaluate_every` count steps of all workers, in
+    which they train on as many tokens as with full synchronisation, whoever takes how many. At the end of a window workers
+    wait for each other, which is in its seconds. What is evaluated then, and at the beginning, is what the servers keep:
+    every message of every worker is applied, none is under way, and all workers fetch these weights (`catch_up`).
     """
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
@@ -52,6 +57,7 @@ class ParamServer(Strategy):
         self._wire = Wire(group)
         self._servers = list(range(cell.num_workers, cell.world_size))
         self._lost: list[Lost] = []
+        self._in_window = False
         rank = dist.get_rank()
         # Every rank is in one: torch names the groups that come later by how many there were before.
         of_workers = dist.new_group(list(range(cell.num_workers)))
@@ -84,6 +90,7 @@ class ParamServer(Strategy):
 
     def begin(self, num_steps: int) -> None:
         super().begin(num_steps)
+        self._in_window = True
         if self._server is not None:
             self._server.begin(num_steps)
         else:
@@ -137,7 +144,11 @@ class ParamServer(Strategy):
             self._optimizer.take_over()
 
     def finish(self) -> None:
-        """A server is done when every worker is; a worker, when the servers have its last message and those of all others."""
+        """A server is done when every worker is; a worker, when the servers have its last message and those of all others.
+        Outside a window nothing is under way."""
+        if not self._in_window:
+            return
+        self._in_window = False
         if self._server is not None:
             self._server.finish()
             self._lost = list(self._server.lost)
@@ -152,6 +163,11 @@ class ParamServer(Strategy):
             for rank, count in enumerate(counts.tolist())
             if count >= 0
         ]
+
+    def catch_up(self) -> None:
+        """A window without a step: workers fetch what the servers keep."""
+        self.begin(0)
+        self.finish()
 
     def replica_distance(self) -> Replicas | None:
         return distance_to_rank_0(self._parameters, self._kin) if self._server is None else None
