@@ -46,6 +46,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
 _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.2, 0.95, 0.5, 0.72, 0.22
 # From so many on they would reach the right edge of a single panel.
 _MANY_HANDLES = 8
+_LEGEND_LINE, _LEGEND_CHARACTERS = 0.2, 100
 _INK = "#222222"
 _LOOK = {
     **sns.axes_style("whitegrid"),
@@ -119,8 +120,10 @@ def panels(
     tall: float = 1.0,
     left: float = 0.8,
     between: float = _BETWEEN_Y,
+    legend_lines: int = 1,
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure of rows x columns panels: yields it and the array of its axes, with room left for title and legend.
+    """A figure of rows x columns panels: yields it and the array of its axes, with room left for title and legend, which may
+    have several lines.
 
     Panels are `width` inches wide and `tall` times as high as usual; a single column is wider, or it would be narrower than
     its own title. Margins, and the room `between` two rows, are in inches, so that text keeps its size and place however many
@@ -130,7 +133,7 @@ def panels(
     panel_height = PANEL_HEIGHT * tall
     wide = left + columns * panel_width + (columns - 1) * _BETWEEN_X + _RIGHT
     lines = textwrap.wrap(notes, int(wide * 14.5))
-    top = _TOP + 0.17 * len(lines)
+    top = _TOP + 0.17 * len(lines) + _LEGEND_LINE * (legend_lines - 1)
     high = top + rows * panel_height + (rows - 1) * between + _BOTTOM
     with look():
         figure = Figure(figsize=(wide, high), facecolor="white")
@@ -160,9 +163,16 @@ def name_panel(axis: Axes, text: str) -> None:
     axis.set_title(text, y=1.02)
 
 
-def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), lines: bool = True) -> None:
-    """One legend for the whole figure, in one line between the title and the panels. Of several handles that lie on each other,
-    a tuple, the last has the label."""
+def legend_lines(names: Iterable[str]) -> int:
+    """Lines that a legend of these names takes in a figure of two columns of panels."""
+    return max(1, math.ceil(sum(len(name) + 6 for name in names) / _LEGEND_CHARACTERS))
+
+
+def legend(
+    figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), lines: bool = True, num_lines: int = 1
+) -> None:
+    """One legend for the whole figure, between the title and the panels, in as many lines as `panels` left room for. Of several
+    handles that lie on each other, a tuple, the last has the label."""
     handles: list[Any] = [
         Line2D([], [], color=style.color, marker=style.marker, linestyle="-" if lines else "", label=name)
         for name, style in drawn.items()
@@ -175,7 +185,7 @@ def legend(figure: Figure, drawn: dict[str, Style], extra: Iterable[Any] = (), l
         labels=[(handle[-1] if isinstance(handle, tuple) else handle).get_label() for handle in handles],
         loc="lower left",
         bbox_to_anchor=(0.04 / wide, (panels_top + 0.32) / high),
-        ncols=len(handles),
+        ncols=math.ceil(len(handles) / num_lines),
         frameon=False,
         columnspacing=1.2 if len(handles) < _MANY_HANDLES else 0.9,
         handletextpad=0.4,

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from reports import units
 from reports.columns import Column, table, without_empty
-from reports.style import Style, legend, name_panel, panels
+from reports.style import Style, legend, legend_lines, name_panel, panels
 
 _TARGET, _FLOOR = "#d55e00", "#888888"
 _TICKS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0]
@@ -33,7 +33,11 @@ def loss_curves(curves: pd.DataFrame, styles: dict[str, Style]) -> Figure | None
     first = curves.iloc[0]
     what = ", ".join(str(part) for part in (first["model"], first["setting"]) if not units.is_unknown(part) and part)
     columns = (("wall_s", "seconds", "training time, {}"), ("tokens", "rate", "{} tokens"))
-    with panels(len(sizes), 2, f"Loss of {what}", _NOTES, between=0.4) as (figure, axes):
+    present = set(curves["contender"])
+    drawn = {name: style for name, style in styles.items() if name in present}
+    across = _lines_across(curves)
+    lines = legend_lines([*drawn, *(line.get_label() for line in across)])
+    with panels(len(sizes), 2, f"Loss of {what}", _NOTES, between=0.4, legend_lines=lines) as (figure, axes):
         for row, size in enumerate(sizes):
             own = curves[curves["num_workers"] == size]
             for column, (x, kind, label) in enumerate(columns):
@@ -48,9 +52,7 @@ def loss_curves(curves: pd.DataFrame, styles: dict[str, Style]) -> Figure | None
                 _loss_axis(axis, curves, labelled=column == 0)
                 served = bool((own["world_size"] > own["num_workers"]).any())
                 name_panel(axis, units.ranks(size) + (" that train" if served else ""))
-        present = set(curves["contender"])
-        drawn = {name: style for name, style in styles.items() if name in present}
-        legend(figure, drawn, _lines_across(curves))
+        legend(figure, drawn, across, num_lines=lines)
     return figure
 
 

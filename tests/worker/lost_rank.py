@@ -12,7 +12,7 @@ from typing import Any
 from tests import forked
 
 RANK_PROGRAM = forked._rank_program
-LATE_S, WINDOW_STEPS, EVALUATED_S = 1.5, 8, 1.5
+LATE_S, WINDOW_STEPS, EVALUATED_S, LAST_STEPS = 1.5, 8, 1.5, 5
 
 
 def worker_1_is_killed(launch_file: Path) -> None:
@@ -41,13 +41,14 @@ def the_server_is_killed(launch_file: Path) -> None:
 
 
 def evaluations_are_slow(launch_file: Path) -> None:
-    """Each takes EVALUATED_S longer. Worker 1's third message is LATE_S under way; servers print every window that begins."""
+    """Each takes EVALUATED_S longer. Servers print every window that begins. In that of LAST_STEPS steps worker 1's first message
+    is LATE_S under way: by then the other has done all the rest."""
     from bench.worker import goal
     from bench.worker.served.server import Server
     from bench.worker.strategies.param_server import ParamServer
 
-    score, begin, push = goal.score, Server.begin, ParamServer._push
-    num_pushed = 0
+    score, begin, push, enter = goal.score, Server.begin, ParamServer._push, ParamServer.begin
+    waits = False
 
     def slowly(*arguments: Any, **named: Any) -> Any:
         time.sleep(EVALUATED_S)
@@ -57,14 +58,19 @@ def evaluations_are_slow(launch_file: Path) -> None:
         begin(self, num_steps)
         print(f"version {self._shard.version} at a window of {num_steps}", flush=True)
 
+    def entered(self: Any, num_steps: int) -> None:
+        nonlocal waits
+        waits = num_steps == LAST_STEPS and int(os.environ["RANK"]) == 1
+        enter(self, num_steps)
+
     def late(self: Any, flat: Any) -> None:
-        nonlocal num_pushed
-        num_pushed += 1
-        if num_pushed == 3 and int(os.environ["RANK"]) == 1:
-            time.sleep(LATE_S)
+        nonlocal waits
+        time.sleep(LATE_S if waits else 0.0)
+        waits = False
         push(self, flat)
 
-    goal.score, Server.begin, ParamServer._push = slowly, begun, late  # type: ignore[method-assign]
+    goal.score, Server.begin = slowly, begun  # type: ignore[method-assign]
+    ParamServer.begin, ParamServer._push = entered, late  # type: ignore[method-assign]
     RANK_PROGRAM(launch_file)
 
 
