@@ -37,7 +37,12 @@ _server: subprocess.Popen[bytes] | None = None
 
 
 class RankFailed(AssertionError):
-    """A rank raised, was killed, or did not end in time: which, and the end of its output with its traceback."""
+    """A rank raised, was killed, or did not end in time: which, and the end of its output with its traceback. `ended`: the exit
+    status of each."""
+
+    def __init__(self, told: str, ended: Ended) -> None:
+        super().__init__(told)
+        self.ended = ended
 
 
 def run(
@@ -128,7 +133,7 @@ def _fork(
     )
     ended = _ask(job)
     if ended.first_failed is not None:
-        raise RankFailed(_told(ended, folder, timeout_s))
+        raise RankFailed(_told(ended, folder, timeout_s), ended)
 
 
 def _ask(job: Job) -> Ended:

@@ -40,6 +40,10 @@ _LOST = (
 """What gloo and torch's store say where the other end is gone."""
 
 
+_WAITED = ("timed out waiting", "application timeout")
+"""What gloo says where the other end is there and silent: no sooner than the launch's own time is up."""
+
+
 @dataclass(frozen=True)
 class End:
     """How a launch ended, as seen from outside: the launcher's exit status (None after a time-out), seconds, the ranks
@@ -76,6 +80,8 @@ def diagnose(launch: Started, folder: Path, end: End) -> tuple[Outcome, str, lis
     # A peer that lost its connection fails too: memory first, then whoever failed for a reason of its own.
     for failure in sorted(failures, key=lambda f: (f.outcome != "oom", f.outcome == "unreachable", f.rank)):
         if failure.outcome == "crashed" and _lost_a_peer(failure.message):
+            continue
+        if end.status is None and any(text in failure.message.lower() for text in _WAITED):
             continue
         if failure.outcome == "unreachable" and end.troubles:
             break

@@ -13,7 +13,7 @@ import pytest
 from bench.launch.outcome import End, settle
 from bench.launch.process import RankWatch
 from bench.plan.cell import Cell
-from bench.results.launch_file import Launch, process_path
+from bench.results.launch_file import Failure, Launch, failure_path, log_path, process_path
 
 
 @pytest.fixture
@@ -62,3 +62,19 @@ def test_a_launcher_that_was_killed_is_named(tmp_path: Path) -> None:
     launch = Launch(launch_id="abc", cell=cell, started_at="2026-01-01T00:00:00+00:00", launcher="deepspeed")
     record = settle(launch, tmp_path, End(-9, 1.0, {}, 0))
     assert (record.outcome, record.reason) == ("crashed", "the launcher was killed by signal 9")
+
+
+def test_who_waited_in_vain_for_a_silent_rank_is_no_reason(tmp_path: Path) -> None:
+    """What gloo says when the time of a launch is up, which its ranks may notice while they are being ended."""
+    cell = Cell(model="gpt-nano", strategy="ddp", world_size=3)
+    launch = Launch(launch_id="abc", cell=cell, started_at="2026-01-01T00:00:00+00:00", launcher="deepspeed")
+    said = ("Timed out waiting 4000ms for recv operation to complete", "Application timeout caused pair closure")
+    for rank, words in zip((0, 2), said, strict=True):
+        failure = Failure(rank=rank, hostname="here", outcome="crashed", message=f"RuntimeError: [pair.cc:1] {words}")
+        failure_path(tmp_path, rank).write_text(failure.model_dump_json())
+    log_path(tmp_path, 1).parent.mkdir()
+    log_path(tmp_path, 1).write_text("asleep\n")
+    record = settle(launch, tmp_path, End(None, launch.timeout_s, {}, 0))
+    assert (record.outcome, record.evidence) == ("timeout", ["rank 1: asleep"])
+    # Where nobody's time was up, it is what happened.
+    assert settle(launch, tmp_path, End(1, 1.0, {}, 0)).reason == f"rank 0: RuntimeError: [pair.cc:1] {said[0]}"

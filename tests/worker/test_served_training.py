@@ -98,6 +98,7 @@ def test_at_their_own_pace_workers_come_to_the_target(tmp_path: Path, options: d
     assert len(kept.samples) == len(before) and row["replica_distance"] == kept.samples[-1].largest
 
 
+@pytest.mark.alone
 def test_what_is_evaluated_has_every_message_and_no_second_of_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
