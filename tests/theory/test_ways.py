@@ -117,13 +117,16 @@ def test_outer_differences_in_fewer_bytes() -> None:
 
 
 def test_a_parameter_server_is_full_where_its_link_is() -> None:
-    """16 workers, 1.4 GB each way over one 10 Gbit/s card: nothing but the server's link counts, and four servers are faster."""
+    """16 workers, 1.4 GB each way over one 10 Gbit/s card: the server's link is never at rest for long, and four servers are
+    faster."""
     group = Group(DGX_1, 16, SLOW)
     one, four = (step_of(work(), "param_server", group, Options(num_servers=count)).step_time_s for count in (1, 4))
-    assert one == pytest.approx(16 * 1.4e9 / 1.15e9) and four < 0.6 * one
+    full_s = 16 * 1.4e9 / 1.15e9
+    # The two directions alone would take 17 instead of 16 messages' time.
+    assert full_s < one < 17 / 16 * full_s + 0.5 and four < 0.6 * one
     # Over a fast network the one server's Adam is full: 16 updates of 30 bytes a parameter.
     updating = step_of(work(), "param_server", Group(DGX_1, 16, load_network("edr-8x"))).step_time_s
-    assert updating == pytest.approx(16 * 30 * 350e6 / 4.9e10)
+    assert 1 < updating / (16 * 30 * 350e6 / 4.9e10) < 1.1
     waiting, bounded, free = (
         step_of(work(step_s=60.0), "param_server", group, Options(staleness=bound, num_servers=4)).step_time_s
         for bound in (0, 3, None)
