@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from reports import projection, units
 from reports.intervals import axis_top, band, band_name, error_bars, is_cut
-from reports.style import Style, dodged, legend, log2_axis, name_panel, panels
+from reports.style import Style, dodged, legend, legend_lines, log2_axis, name_panel, panels
 
 Styles = dict[str, Style]
 RANKS = "ranks (world size)"
@@ -36,7 +36,9 @@ def throughput(
     foreseen = projection.held_out(projected, shown)
     words = f"{notes(shown, cut)} {projection.note(foreseen)}".strip()
     both = pd.concat([shown, foreseen]) if len(foreseen) else shown
-    with panels(2, len(kept), f"Speed of {title(cells)}", words) as (figure, axes):
+    drawn, extra = _drawn(shown, styles), [*band_name(aa_spread_frac), *projection.names(foreseen)]
+    lines = legend_lines(drawn, extra, len(kept))
+    with panels(2, len(kept), f"Speed of {title(cells)}", words, legend_lines=lines) as (figure, axes):
         rate_divisor, rate_unit = units.scale(shown["tokens_per_s"].max(), "rate")
         for column, (keeps, panel) in enumerate(zip(kept, each, strict=True)):
             divisor, unit = units.scale(panel["step_time_s"].max(), "seconds")
@@ -54,7 +56,7 @@ def throughput(
             # The steps of unequal accumulations are unequal work: each panel has its own axis.
             bottom.set_ylabel(f"step time, {unit}")
         _label_shared(axes[0], f"{rate_unit} tokens/s".strip())
-        legend(figure, _drawn(shown, styles), [*band_name(aa_spread_frac), *projection.names(foreseen)])
+        legend(figure, drawn, extra, num_lines=lines)
     return figure
 
 
@@ -73,7 +75,10 @@ def scaling(
     # A projection is against one rank, so it stands beside what was measured against one alone.
     foreseen = projection.held_out(projected, shown[shown["baseline_world_size"] == 1])
     words = f"{notes(shown, cut)} {projection.note(foreseen)}".strip()
-    with panels(2, len(kept), f"Scaling of {title(cells)}", words) as (figure, axes):
+    ideal = Line2D([], [], color=_IDEAL, linestyle="--", label="ideal")
+    drawn, extra = _drawn(shown, styles), [ideal, *band_name(aa_spread_frac), *projection.names(foreseen)]
+    lines = legend_lines(drawn, extra, len(kept))
+    with panels(2, len(kept), f"Scaling of {title(cells)}", words, legend_lines=lines) as (figure, axes):
         for column, keeps in enumerate(kept):
             panel = shown[shown["keeps"] == keeps]
             top, bottom = axes[0, column], axes[1, column]
@@ -96,8 +101,7 @@ def scaling(
             name_panel(top, keeps)
         _label_shared(axes[0], "speed-up")
         _label_shared(axes[1], "efficiency")
-        ideal = Line2D([], [], color=_IDEAL, linestyle="--", label="ideal")
-        legend(figure, _drawn(shown, styles), [ideal, *band_name(aa_spread_frac), *projection.names(foreseen)])
+        legend(figure, drawn, extra, num_lines=lines)
     return figure
 
 
@@ -107,13 +111,15 @@ def utilisation(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | Non
     if known.empty:
         return None
     shown = known[known["grad_accum_steps"] == known["grad_accum_steps"].max()]
-    with panels(1, 1, f"MFU of {title(cells)}", notes(shown, is_cut(shown, "mfu"))) as (figure, axes):
+    drawn, extra = _drawn(shown, styles), band_name(aa_spread_frac)
+    lines, words = legend_lines(drawn, extra, columns=1), notes(shown, is_cut(shown, "mfu"))
+    with panels(1, 1, f"MFU of {title(cells)}", words, legend_lines=lines) as (figure, axes):
         axis = axes[0, 0]
         log2_axis(axis, shown["world_size"], RANKS)
         axis.set(ylabel="MFU, %", ylim=(0, 100 * axis_top(shown, "mfu")))
         _lines(axis, shown, "world_size", "mfu", styles, 0.01, spread=aa_spread_frac)
         name_panel(axis, f"accumulation {shown['grad_accum_steps'].iloc[0]}")
-        legend(figure, _drawn(shown, styles), band_name(aa_spread_frac))
+        legend(figure, drawn, extra, num_lines=lines)
     return figure
 
 
@@ -125,7 +131,12 @@ def accumulation(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | No
     sizes = sorted({shown["world_size"].min(), shown["world_size"].max()})
     each = [shown[shown["world_size"] == size] for size in sizes]
     words = notes(pd.concat(each), any(is_cut(panel, "tokens_per_s") for panel in each))
-    with panels(1, len(sizes), f"Effect of accumulation on {title(cells)}", words) as (figure, axes):
+    drawn, extra = _drawn(shown, styles), band_name(aa_spread_frac)
+    lines = legend_lines(drawn, extra, len(sizes))
+    with panels(1, len(sizes), f"Effect of accumulation on {title(cells)}", words, legend_lines=lines) as (
+        figure,
+        axes,
+    ):
         for column, (size, panel) in enumerate(zip(sizes, each, strict=True)):
             log2_axis(axes[0, column], shown["grad_accum_steps"], "accumulation (micro-batches a step)")
             # World sizes differ by so much that one axis for all would hide what accumulation does at the small ones.
@@ -134,7 +145,7 @@ def accumulation(cells: pd.DataFrame, styles: Styles, aa_spread_frac: float | No
             _lines(axes[0, column], panel, "grad_accum_steps", "tokens_per_s", styles, divisor, spread=aa_spread_frac)
             name_panel(axes[0, column], units.ranks(size))
             axes[0, column].set_ylabel(f"{unit} tokens/s".strip())
-        legend(figure, _drawn(shown, styles), band_name(aa_spread_frac))
+        legend(figure, drawn, extra, num_lines=lines)
     return figure
 
 

@@ -43,10 +43,11 @@ _OTHERS = [("#f781bf", "P"), ("#c49c94", "X"), ("#ff9896", "<"), ("#9467bd", "h"
 _MARKERS = "osD^vPX*<>hp"
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.5, 2.45
-_RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.2, 0.95, 0.5, 0.72, 0.22
+_LEFT, _RIGHT, _TOP, _BOTTOM, _BETWEEN_X, _BETWEEN_Y = 0.8, 0.2, 0.95, 0.5, 0.72, 0.22
 # From so many on they would reach the right edge of a single panel.
 _MANY_HANDLES = 8
-_LEGEND_LINE, _LEGEND_CHARACTERS = 0.2, 100
+_LEGEND_LINE, _LEGEND_CHARACTERS_PER_INCH = 0.19, 14.2
+_DODGED_OCTAVES = 0.36
 _INK = "#222222"
 _LOOK = {
     **sns.axes_style("whitegrid"),
@@ -80,7 +81,7 @@ class Style:
 
 def styles(contenders: Iterable[str]) -> dict[str, Style]:
     """A style for each contender. Known strategies always have the same, also with settings where no other contender is of that
-    strategy; the others follow in alphabetical order."""
+    strategy; the others follow in alphabetical order. Where there are more of those than styles, as `kin_styles`."""
     names = sorted(set(contenders))
     strategies = [name.partition(" (")[0] for name in names]
     known = {
@@ -89,6 +90,8 @@ def styles(contenders: Iterable[str]) -> dict[str, Style]:
         if strategy in _KNOWN and (name == strategy or strategies.count(strategy) == 1)
     }
     others = [name for name in names if name not in known]
+    if len(others) > len(_OTHERS):
+        return kin_styles(names)
     given = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
     return {name: Style(*(known.get(name) or given[name])) for name in names}
 
@@ -110,6 +113,15 @@ def look() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_LOOK)
 
 
+def _panel_width(columns: int, width: float = PANEL_WIDTH) -> float:
+    return max(width, 6.2) if columns < 2 else width
+
+
+def _width(columns: int, width: float = PANEL_WIDTH, left: float = _LEFT) -> float:
+    """Inches of a figure with so many panels side by side."""
+    return left + columns * _panel_width(columns, width) + (columns - 1) * _BETWEEN_X + _RIGHT
+
+
 @contextmanager
 def panels(
     rows: int,
@@ -118,7 +130,7 @@ def panels(
     notes: str = "",
     width: float = PANEL_WIDTH,
     tall: float = 1.0,
-    left: float = 0.8,
+    left: float = _LEFT,
     between: float = _BETWEEN_Y,
     legend_lines: int = 1,
 ) -> Iterator[tuple[Figure, Any]]:
@@ -129,9 +141,9 @@ def panels(
     its own title. Margins, and the room `between` two rows, are in inches, so that text keeps its size and place however many
     panels there are.
     """
-    panel_width = max(width, 6.2 / columns if columns < 2 else width)
+    panel_width = _panel_width(columns, width)
     panel_height = PANEL_HEIGHT * tall
-    wide = left + columns * panel_width + (columns - 1) * _BETWEEN_X + _RIGHT
+    wide = _width(columns, width, left)
     lines = textwrap.wrap(notes, int(wide * 14.5))
     top = _TOP + 0.17 * len(lines) + _LEGEND_LINE * (legend_lines - 1)
     high = top + rows * panel_height + (rows - 1) * between + _BOTTOM
@@ -163,9 +175,16 @@ def name_panel(axis: Axes, text: str) -> None:
     axis.set_title(text, y=1.02)
 
 
-def legend_lines(names: Iterable[str]) -> int:
-    """Lines that a legend of these names takes in a figure of two columns of panels."""
-    return max(1, math.ceil(sum(len(name) + 6 for name in names) / _LEGEND_CHARACTERS))
+def legend_lines(drawn: Iterable[str], extra: Iterable[Any] = (), columns: int = 2) -> int:
+    """Lines that a legend of these takes in a figure of so many columns of panels. A legend's columns are each as wide as
+    their widest name."""
+    wide = [len(name) + 6 for name in [*drawn, *map(_label, extra)]]
+    room = _width(columns) * _LEGEND_CHARACTERS_PER_INCH
+    for side_by_side in range(len(wide), 1, -1):
+        lines = math.ceil(len(wide) / side_by_side)
+        if sum(max(wide[start : start + lines]) for start in range(0, len(wide), lines)) <= room:
+            return lines
+    return max(1, len(wide))
 
 
 def legend(
@@ -182,7 +201,7 @@ def legend(
     panels_top = high * max(axis.get_position().y1 for axis in figure.axes)
     figure.legend(
         handles=handles,
-        labels=[(handle[-1] if isinstance(handle, tuple) else handle).get_label() for handle in handles],
+        labels=[_label(handle) for handle in handles],
         loc="lower left",
         bbox_to_anchor=(0.04 / wide, (panels_top + 0.32) / high),
         ncols=math.ceil(len(handles) / num_lines),
@@ -191,6 +210,10 @@ def legend(
         handletextpad=0.4,
         borderaxespad=0,
     )
+
+
+def _label(handle: Any) -> str:
+    return str((handle[-1] if isinstance(handle, tuple) else handle).get_label())
 
 
 def log2_axis(axis: Axes, values: Iterable[int], label: str = "") -> None:
@@ -207,7 +230,8 @@ def log2_axis(axis: Axes, values: Iterable[int], label: str = "") -> None:
 def dodged(value: float, position: float, total: int, span: float) -> float:
     """The place on a log2 axis of one of `total` contenders: a little beside the others, so that none hides another.
 
-    `span` is the largest over the smallest value of the axis.
+    `span` is the largest over the smallest value of the axis. However many there are, they stay nearer to their place than
+    to the middle between it and the next of three and four ranks.
     """
-    step = 0.016 * (math.log2(span) + 0.7)
+    step = min(0.016 * (math.log2(span) + 0.7), _DODGED_OCTAVES / max(1, total - 1))
     return float(value * 2 ** (step * (position - (total - 1) / 2)))

@@ -36,7 +36,7 @@ def loss_curves(curves: pd.DataFrame, styles: dict[str, Style]) -> Figure | None
     present = set(curves["contender"])
     drawn = {name: style for name, style in styles.items() if name in present}
     across = _lines_across(curves)
-    lines = legend_lines([*drawn, *(line.get_label() for line in across)])
+    lines = legend_lines(drawn, across)
     with panels(len(sizes), 2, f"Loss of {what}", _NOTES, between=0.4, legend_lines=lines) as (figure, axes):
         for row, size in enumerate(sizes):
             own = curves[curves["num_workers"] == size]

@@ -51,6 +51,11 @@ def lead(scaling: pd.DataFrame, aa_spread_frac: float | None) -> list[str]:
             f"Other work: {other}. These do not make the same update in each step (delayed, asynchronous or lossy "
             "synchronisation), so that no step time ranks them: compare them by loss against time, under Synchronisation."
         )
+    served = ok[ok["num_workers"] < ok["world_size"]]
+    if served["num_workers"].nunique() > 1:
+        sentences.append(
+            "Servers count as ranks: where more workers share as many servers, efficiency can be above 100 %."
+        )
     paced = ", ".join(ok.loc[ok["paced"].astype(bool), "model"].unique())
     if paced:
         sentences.append(

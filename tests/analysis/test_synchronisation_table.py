@@ -182,6 +182,18 @@ def test_other_work_is_in_no_ranking() -> None:
     assert shown.loc[shown["strategy"] == "local_sgd (every_steps 4)", "outcome"].item() == "other work"
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_efficiency_above_one_with_a_server_is_explained(several: bool) -> None:
+    more = served(
+        cell("param_server", 5, {"mode": "async"}), [[0.1] * 8] * 4, [falling(5.0, 14)] * 4,
+        ASYNC.model_copy(update={"num_updates": 32}),
+    )  # fmt: skip
+    _, scaling = tables_of(asynchronous(), *([more] if several else []))
+    assert scaling["outcome"].eq("ok").all()
+    told = [text for text in verdict.lead(scaling, None) if text.startswith("Servers count as ranks")]
+    assert len(told) == several
+
+
 def test_words_say_whether_time_is_halved_and_the_model_as_good() -> None:
     table, _ = tables_of(*everything())
     told = words.sentences(table)
