@@ -23,7 +23,7 @@ BadBytes = Literal["error", "replace"]
 Batching = Literal["fixed", "packed", "padded"]
 Partition = Literal["contiguous", "random", "round_robin", "sorted_buckets", "lpt", "karmarkar_karp", "dynamic"]
 PartitionCost = Literal["flops", "measured"]
-MEASURED_FROM_STEP = 10
+MEASURED_FROM_STEP = 12
 """The first step that is dealt by measured costs: those before it are measured."""
 
 Length = Annotated[int, Field(ge=1)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.plan.workload import MEASURED_FROM_STEP
 from bench.results.fitted_cost import FittedCost
-from bench.worker.data.cost_fit import robust
+from bench.worker.data.cost_fit import fitted
 from bench.worker.data.micro_batch import IGNORED, MicroBatch
 from bench.worker.own_time import Marks, OwnTime
 
@@ -73,7 +73,7 @@ class MeasuredCost:
             assert self._told is not None, f"step {step} is made before step {END_STEP} was over"
             work, others = self._told
             work.wait()
-            self._fitted = fit(torch.cat(others).tolist())
+            self._fitted = fit([passes.tolist() for passes in others])
         return self._fitted
 
     @property
@@ -82,15 +82,21 @@ class MeasuredCost:
         return self._fitted
 
 
-def fit(passes: list[list[float]]) -> FittedCost:
-    """`passes`: of each the sum of L, of L^2, and its seconds."""
-    rows = [(1.0, tokens, pairs) for tokens, pairs, _ in passes]
-    (per_pass_s, per_token_s, per_pair_s), error_s = robust(rows, [seconds for _, _, seconds in passes])
+def fit(by_rank: list[list[list[float]]]) -> FittedCost:
+    """`by_rank`: of each pass of each rank the sum of L, of L^2, and its seconds."""
+    found = fitted(
+        [
+            ([(1.0, tokens, pairs) for tokens, pairs, _ in passes], [seconds for *_, seconds in passes])
+            for passes in by_rank
+        ]
+    )
+    per_pass_s, per_token_s, per_pair_s = found.constants
     return FittedCost(
         per_pass_s=per_pass_s,
         per_token_s=per_token_s,
         per_pair_s=per_pair_s,
-        error_s=error_s,
-        num_passes=len(passes),
+        rank_slowness=found.slowness,
+        error_s=found.error,
+        num_passes=sum(map(len, by_rank)),
         from_step=MEASURED_FROM_STEP,
     )

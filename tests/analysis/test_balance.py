@@ -86,7 +86,15 @@ def test_a_slow_rank_is_reckoned_with() -> None:
 
 def test_by_measured_costs_it_is_reckoned_by_what_was_dealt_by() -> None:
     plain = launch("lpt", metered=False, partition_cost="measured")
-    fitted = FittedCost(per_pass_s=0.001, per_token_s=2e-5, per_pair_s=3e-8, error_s=1e-4, num_passes=24, from_step=5)
+    fitted = FittedCost(
+        per_pass_s=0.001,
+        per_token_s=2e-5,
+        per_pair_s=3e-8,
+        rank_slowness=[1.0, 1.0],
+        error_s=1e-4,
+        num_passes=24,
+        from_step=5,
+    )
     # A step of warm-up was dealt by them too.
     own = [[7.0, 1.0, 1.0, 2.0], [7.0, 1.0, 3.0, 2.0]]
     ranks = [rank.model_copy(update={"fitted_costs": costs}) for rank, costs in zip(plain.ranks, own, strict=True)]

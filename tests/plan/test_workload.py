@@ -50,7 +50,7 @@ PADDED = {"batching": "padded", "length_spread": 0.5}
         ({"partition_cost": "measured"}, ["partition_cost: sequences of batching fixed", "batching: padded"]),
         (
             {**PADDED, "partition_cost": "measured", "max_warmup_steps": 9},
-            ["max_warmup_steps: found 9, expected at least 10"],
+            ["max_warmup_steps: found 9, expected at least 12"],
         ),
         (
             {**PADDED, "partition_cost": "measured", "model_options": {"dropout": 0.1}},

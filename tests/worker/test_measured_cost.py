@@ -85,8 +85,8 @@ def test_what_sleeps_take_comes_back_and_deals(tmp_path: Path) -> None:
         ranks = [rank[way] for rank in by_rank]
         fitted = ranks[0].fitted
         assert fitted is not None and fitted == ranks[1].fitted
-        # Six steps of two passes on both ranks.
-        assert (fitted.num_passes, fitted.from_step) == (24, MEASURED_FROM_STEP)
+        # Eight steps of two passes on both ranks.
+        assert (fitted.num_passes, fitted.from_step) == (32, MEASURED_FROM_STEP)
         # A pass sleeps 50 ms and more. Where the machine is busy it ends some ms late, and sometimes many.
         for length in (32, 64, 128, 256):
             expected = TOKEN_S * length + pair_s * length**2

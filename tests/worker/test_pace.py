@@ -32,7 +32,7 @@ def test_a_slow_rank_is_dealt_as_much_less_as_it_is_slower(strategy: str, cost: 
         partition_cost=cost,
         slow_rank_frac=0.5,
         steps=4,
-        max_warmup_steps=10,
+        max_warmup_steps=12,
     )
     record = forked.train(cell, folder=tmp_path)
     costs = np.array([rank.costs for rank in record.ranks])

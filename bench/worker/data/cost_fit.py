@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from itertools import combinations
+from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 Row = tuple[float, ...]
 
@@ -36,20 +37,62 @@ def non_negative(rows: Sequence[Row], wanted: Sequence[float]) -> list[float]:
     return [value / scale for value, scale in zip(best, scales, strict=True)]
 
 
-def robust(rows: Sequence[Row], wanted: Sequence[float]) -> tuple[list[float], float]:
-    """As `non_negative`, and the median of the absolute errors: where a pass took longer because the machine did something else,
-    it bends the fit no more than one that is off by _NEAR times that median.
+@dataclass(frozen=True)
+class Fit:
+    """`constants` >= 0, one a column; by group how much longer it takes than the mean of all (`slowness`); the median of the
+    absolute errors."""
 
-    Huber's weights, by least squares again and again (Huber and Ronchetti 2009, section 7.8).
+    constants: list[float]
+    slowness: list[float]
+    error: float
+
+
+def fitted(groups: Sequence[tuple[Sequence[Row], Sequence[float]]]) -> Fit:
+    """The constants x, and a slowness for each group, with slowness x (row . x) nearest to what was wanted of each row.
+
+    Groups are ranks: where one is slow and is dealt less, its passes would say of all together that length costs nothing. A pass
+    that took longer because the machine did something else bends the fit no more than one that is off by _NEAR times the median
+    error: Huber's weights, by least squares again and again, of constants and slowness in turns (Huber and Ronchetti 2009,
+    section 7.8), until neither moves.
     """
-    found = non_negative(rows, wanted)
-    for _ in range(_ROUNDS):
-        errors = [abs(_dot(row, found) - value) for row, value in zip(rows, wanted, strict=True)]
-        near = _NEAR * statistics.median(errors)
-        weights = [1.0 if error <= near else math.sqrt(near / error) for error in errors]
-        weighted = [tuple(weight * value for value in row) for weight, row in zip(weights, rows, strict=True)]
-        found = non_negative(weighted, [weight * value for weight, value in zip(weights, wanted, strict=True)])
-    return found, statistics.median(abs(_dot(row, found) - value) for row, value in zip(rows, wanted, strict=True))
+    rows = [row for group, _ in groups for row in group]
+    wanted = [value for _, values in groups for value in values]
+    ends = [0]
+    for group, _ in groups:
+        ends.append(ends[-1] + len(group))
+    spans = [range(begin, end) for begin, end in pairwise(ends)]
+    slowness, weights = [1.0] * len(groups), [1.0] * len(rows)
+    for number in range(_MOST_ROUNDS):
+        scales = [weights[place] * slow for span, slow in zip(spans, slowness, strict=True) for place in span]
+        constants = non_negative(
+            [tuple(scale * value for value in row) for scale, row in zip(scales, rows, strict=True)],
+            [weight * value for weight, value in zip(weights, wanted, strict=True)],
+        )
+        told = [_dot(row, constants) for row in rows]
+        before = slowness
+        slowness = [_ratio(span, told, wanted, weights) for span in spans]
+        mean = math.fsum(slowness) / len(slowness)
+        slowness = [slow / mean for slow in slowness]
+        errors = [
+            abs(slow * mean * told[place] - wanted[place])
+            for span, slow in zip(spans, slowness, strict=True)
+            for place in span
+        ]
+        error = statistics.median(errors)
+        weights = [min(1.0, math.sqrt(_NEAR * error / one)) if one else 1.0 for one in errors]
+        constants = [mean * value for value in constants]
+        moved = max(abs(slow - old) for slow, old in zip(slowness, before, strict=True))
+        if moved < _STILL and number >= _LEAST_ROUNDS:
+            break
+    return Fit(constants, slowness, error)
+
+
+def _ratio(span: range, told: Sequence[float], wanted: Sequence[float], weights: Sequence[float]) -> float:
+    """How often what is told goes into what was wanted, by least squares; 1 where nothing is told."""
+    whole = math.fsum((weights[place] * told[place]) ** 2 for place in span)
+    if whole <= 0:
+        return 1.0
+    return max(_STILL, math.fsum(weights[place] ** 2 * told[place] * wanted[place] for place in span) / whole)
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
@@ -75,7 +118,8 @@ def _solved(matrix: list[list[float]], right: list[float]) -> list[float] | None
     return found
 
 
-_ROUNDS = 20
+_LEAST_ROUNDS, _MOST_ROUNDS = 20, 200
+_STILL = 1e-6
 # 1.345 standard deviations, of a normal error 1.4826 medians each: 95 % as efficient where nothing interrupts.
 _NEAR = 1.345 * 1.4826
 # Of a column's square that is left when the others are taken out of it: below that it is rounding.
