@@ -223,11 +223,12 @@ def balance(balance: pd.DataFrame) -> pd.DataFrame:
         ("best_step_time_s", "at best", units.seconds),
         ("fitted_per_token_s", "a token, fitted", units.seconds),
         ("fitted_per_pair_s", "a pair, fitted", units.seconds),
+        ("fitted_error_s", "fit off by", units.seconds),
         ("padding_frac", "padding", units.fraction),
         ("input_frac", "waiting for input", units.fraction),
     ]
     shown = balance.sort_values(["model", "slow_rank_frac", "data", "world_size"], kind="stable")
-    optional = ("load balance", "slowest rank sleeps", "at best", "a token, fitted", "a pair, fitted")
+    optional = ("load balance", "slowest rank sleeps", "at best", "a token, fitted", "a pair, fitted", "fit off by")
     return without_empty(table(shown, columns), *optional)
 
 

@@ -15,15 +15,8 @@ from bench.results.record import Record
 BALANCE_COLUMNS = [
     *("model", "strategy", "partition", "partition_cost", "data", "slow_rank_frac", "scaling", "world_size"),
     *("grad_accum_steps", "micro_batch_size", "predicted_load_balance", "load_balance", "step_time_s"),
-    *(
-        "predicted_step_time_s",
-        "best_step_time_s",
-        "fitted_per_token_s",
-        "fitted_per_pair_s",
-        "padding_frac",
-        "input_frac",
-    ),
-    *("paced", "launches", "cell_id"),
+    *("predicted_step_time_s", "best_step_time_s", "fitted_per_token_s", "fitted_per_pair_s", "fitted_error_s"),
+    *("padding_frac", "input_frac", "paced", "launches", "cell_id"),
 ]
 
 
@@ -37,7 +30,8 @@ def balance_table(records: list[Record], scaling: pd.DataFrame) -> pd.DataFrame:
     predicted_load_balance = sum_k mean_r C / sum_k max_r C. load_balance is the same of the seconds that were measured in the
     arm `local`, on the same batches; without an attribution launch it is missing, and the prediction is for the window.
     Where sequences were dealt by measured costs, C in it is by these, a L + b L^2 for a sequence of L tokens: a is
-    fitted_per_token_s, b fitted_per_pair_s, seconds of a forward pass, means over launches.
+    fitted_per_token_s, b fitted_per_pair_s, seconds of a forward pass, means over launches; half of the passes that they were
+    fitted to are off by less than fitted_error_s, the largest over launches.
     Of paced models, whose cost is in seconds: predicted_step_time_s = median_k max_r C in the window, and best_step_time_s =
     median_k sum_r C / sum_r (1 / slowness of r), where nobody waits. Real arithmetic and communication come on top.
     """
@@ -78,6 +72,7 @@ def _row(launches: list[Record], known: dict[Any, Any]) -> dict[str, Any]:
         "step_time_s": known.get("step_time_s"),
         "fitted_per_token_s": _mean([cost.per_token_s for cost in fitted]),
         "fitted_per_pair_s": _mean([cost.per_pair_s for cost in fitted]),
+        "fitted_error_s": max((cost.error_s for cost in fitted), default=None),
         "padding_frac": _mean([padding_frac(record) for record in launches]),
         "input_frac": _mean([input_frac(record) for record in launches]),
     }

@@ -103,7 +103,7 @@ def test_by_measured_costs_it_is_reckoned_by_what_was_dealt_by() -> None:
     [row] = balance_table([record], pd.DataFrame(columns=["cell_id"])).to_dict("records")
     # Means 1, 2, 2; largest 1, 3, 2. What the model sleeps is what it was.
     assert row["predicted_load_balance"] == pytest.approx(5 / 6) and row["predicted_step_time_s"] == 2
-    assert (row["fitted_per_token_s"], row["fitted_per_pair_s"]) == (2e-5, 3e-8)
+    assert (row["fitted_per_token_s"], row["fitted_per_pair_s"], row["fitted_error_s"]) == (2e-5, 3e-8, 1e-4)
     shown = tables.balance(pd.DataFrame([row]))
     assert list(shown["cost by"]) == ["measured"] and list(shown["a token, fitted"]) == ["20.0 µs"]
 
