@@ -201,7 +201,9 @@ def _balance(balance: pd.DataFrame, pictures: dict[str, list[page.Picture]]) -> 
     text = (
         "Sequences of unequal length, dealt to the ranks: load balance as reckoned from what they cost, beside the one that the "
         "meter found on the same batches; and the step time, beside what a paced model's slowest rank and the best possible "
-        "deal would sleep. Padding is no token: its share is of all positions that went through the model. Waiting for input is "
+        "deal would sleep. By measured costs a sequence of L tokens takes a L + b L^2 seconds of a forward pass, a for a token "
+        "and b for a pair of them, fitted to the first steps; half of these passes are nearer than the fit is said to be off. "
+        "Padding is no token: its share is of all positions that went through the model. Waiting for input is "
         "what the rank that did so longest waited for its batches, of the window."
     )
     shown = pictures.get("balance", [])

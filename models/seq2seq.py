@@ -128,17 +128,27 @@ class Seq2Seq(LanguageModel):
     def logits(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Logits (batch, seq, vocab) of each target, the targets before it being known. Both int64 (batch, seq)."""
         real = targets != IGNORED
-        mask = real[:, None, None, :]
+        memory = self.encoded(tokens, real)
+        return self.decoded(targets.where(real, 0)[:, :-1], memory, real)
+
+    def encoded(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """What the encoder makes of `tokens`, int64 (batch, source), where `real`, bool of the same shape, is True: (batch,
+        source, hidden)."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         memory = self._dropped(self.token_embedding(tokens) + self.source_positions(positions))
         for layer in self.encoder:
-            memory = self._through(layer, memory, mask)
-        memory = self.encoder_norm(memory)
-        shown = self.token_embedding(targets.where(real, 0)[:, :-1])
-        first = self.start(torch.zeros_like(tokens[:, :1]))
+            memory = self._through(layer, memory, real[:, None, None, :])
+        return cast(Tensor, self.encoder_norm(memory))
+
+    def decoded(self, answer: Tensor, memory: Tensor, real: Tensor) -> Tensor:
+        """Logits (batch, answered + 1, vocab) of the first token of the answer and of each that follows one of `answer`, int64
+        (batch, answered), which may be empty. `memory` and `real` are those of `encoded`."""
+        shown = self.token_embedding(answer)
+        first = self.start(torch.zeros_like(real[:, :1], dtype=torch.int64))
+        positions = torch.arange(answer.shape[1] + 1, device=answer.device)
         x = self._dropped(torch.cat([first, shown], dim=1) + self.target_positions(positions))
         for layer in self.decoder:
-            x = self._through(layer, x, mask, memory)
+            x = self._through(layer, x, real[:, None, None, :], memory)
         return cast(Tensor, self.head(self.decoder_norm(x)))
 
     def _through(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
@@ -166,7 +176,7 @@ class Seq2Seq(LanguageModel):
     def flops_per_token(self, seq_len: int) -> float:
         """Model FLOPs of one token and its answer, forward and backward: 6 (28 L h^2 + V h) + 36 L h s.
 
-        Counted as in models.gpt; there are three attentions to a pair of layers.
+        Counted as in models.gpt; there are three attentions to a pair of layers. Recomputation would add 40 L h^2 + 12 L h s.
         """
         multiplying = 28 * self.num_layers * self.hidden_size**2 + self.vocab_size * self.hidden_size
         return 6.0 * multiplying + 36.0 * self.num_layers * self.hidden_size * seq_len

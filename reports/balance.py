@@ -20,6 +20,8 @@ def balance(rows: pd.DataFrame) -> Figure | None:
     nothing was measured.
     """
     shown = rows[rows["load_balance"].notna()]
+    by_measured = shown["partition_cost"] == "measured"
+    shown = shown.assign(partition=shown["partition"].where(~by_measured, shown["partition"] + ", measured costs"))
     if shown.empty:
         return None
     names = list(dict.fromkeys(shown["partition"]))

@@ -215,16 +215,21 @@ def balance(balance: pd.DataFrame) -> pd.DataFrame:
         ("world_size", "ranks", units.count),
         ("grad_accum_steps", "accum", units.count),
         ("partition", "partition", units.text),
+        ("partition_cost", "cost by", units.text),
         ("predicted_load_balance", "load balance, reckoned", units.fraction),
         ("load_balance", "load balance", units.fraction),
         ("step_time_s", "step time", units.seconds),
         ("predicted_step_time_s", "slowest rank sleeps", units.seconds),
         ("best_step_time_s", "at best", units.seconds),
+        ("fitted_per_token_s", "a token, fitted", units.seconds),
+        ("fitted_per_pair_s", "a pair, fitted", units.seconds),
+        ("fitted_error_s", "fit off by", units.seconds),
         ("padding_frac", "padding", units.fraction),
         ("input_frac", "waiting for input", units.fraction),
     ]
     shown = balance.sort_values(["model", "slow_rank_frac", "data", "world_size"], kind="stable")
-    return without_empty(table(shown, columns), "load balance", "slowest rank sleeps", "at best")
+    optional = ("load balance", "slowest rank sleeps", "at best", "a token, fitted", "a pair, fitted", "fit off by")
+    return without_empty(table(shown, columns), *optional)
 
 
 def phases(phases: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.analysis.arms import Arms, arms
 from bench.analysis.statistics import Estimate, around, interval_of_difference, mean
+from bench.plan.cell import Cell
 from bench.results.record import Record
 
 _CELL = [
@@ -87,7 +88,7 @@ def _row(launches: list[tuple[Record, Arms]], known: dict[str, Any] | None) -> d
         **cell.model_dump(include={*_CELL}),
         "contender": cell.contender,
         # A cell without timing launches has no other words for what sets it apart.
-        "setting": ", ".join(word for word in (cell.data, cell.partition) if word) if cell.data else "",
+        "setting": _dealt(cell) if cell.data else "",
         "keeps": f"accumulation {cell.grad_accum_steps}",
         "global_batch_size": cell.global_batch_size,
         "paced": cell.paced,
@@ -193,3 +194,8 @@ def _rank_rows(row: dict[str, Any], launches: list[tuple[Record, Arms]]) -> list
         }
         for rank, useful_s in zip(launches[0][0].ranks, useful, strict=True)
     ]
+
+
+def _dealt(cell: Cell) -> str:
+    """What the ranks train on, and how it is dealt to them."""
+    return ", ".join([cell.data, cell.partition, *(["costs measured"] if cell.partition_cost == "measured" else [])])

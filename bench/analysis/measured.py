@@ -97,9 +97,9 @@ def _measured(tried: list[tuple[Record, dict[str, Any]]], calls: dict[str, tuple
 
 def _repeat(losses: list[list[float]], record: Record) -> bool:
     if len(losses) < 2:
-        # Dealt by the measured speed of ranks, sequences are added up in another order each time.
+        # Dealt by measured seconds, sequences are added up in another order each time.
         on_cpu = record.environment is not None and record.environment.device_type == "cpu"
-        return on_cpu and record.cell.partition != "dynamic"
+        return on_cpu and not record.cell.dealt_by_measurement
     shared = min(map(len, losses))
     return all(one[:shared] == losses[0][:shared] for one in losses)
 

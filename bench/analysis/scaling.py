@@ -27,7 +27,7 @@ COLUMNS = [
     *("threads_per_rank", "num_nodes", "device_type", "device_name", "num_params", "flops_per_token"),
     *("base_memory_bytes", "replica_distance", "first_loss", "final_loss", "wall_s", "window_s", "outside_s"),
     *("baseline_world_size", "baseline_cell_id", "data", "partition", "slow_rank_frac", "padding_frac", "input_frac"),
-    *("placement", "training", "num_workers", "equal_work", "drifting"),
+    *("placement", "training", "num_workers", "equal_work", "drifting", "partition_cost"),
     *(f"{name}_{end}" for name in SURE for end in ("lo", "hi")),
 ]
 
@@ -63,6 +63,7 @@ _SETTINGS = {
     "corpus": "corpus {}",
     "data": "{}",
     "partition": "partition {}",
+    "partition_cost": "costs {}",
     "slow_rank_frac": "slow rank {}",
     "activation_checkpointing": "activation checkpointing {}",
     "learning_rate": "learning rate {}",

@@ -16,7 +16,7 @@ from bench.plan.strategies import STRATEGIES, OptionValue, num_servers
 from bench.plan.strategy_options import check_strategy_options
 from bench.plan.synchronisation import check_synchronisation
 from bench.plan.training import Training
-from bench.plan.workload import MARKOV, PAIRS, Workload
+from bench.plan.workload import MARKOV, MEASURED_FROM_STEP, PAIRS, Workload
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Scaling = Literal["weak", "strong"]
@@ -96,15 +96,11 @@ class Cell(Workload, Training, Goal):
         if (self.corpus in PAIRS) != self.translates:
             expected = " or ".join(PAIRS) if self.translates else f"a seq2seq model for it, or {MARKOV} or a text"
             raise SuiteError(f"corpus: found {self.corpus} for {self.model}, expected {expected}")
-        if self.partition == "dynamic" and STRATEGIES[self.strategy].gathers_in_forward:
+        if self.dealt_by_measurement and self.dropout:
+            found = "partition: dynamic" if self.partition == "dynamic" else "partition_cost: measured"
             raise SuiteError(
-                f"partition: dynamic measures ranks in their forward pass, where those of {self.strategy} wait for each other",
-                hint="choose karmarkar_karp, or another strategy",
-            )
-        if self.partition == "dynamic" and self.dropout:
-            raise SuiteError(
-                "partition: dynamic deals by measured speed, so that no two launches drop the same out",
-                hint="choose karmarkar_karp, or take dropout out of model_options",
+                f"{found} deals by measured seconds, so that no two launches drop the same out",
+                hint="choose karmarkar_karp with partition_cost flops, or take dropout out of model_options",
             )
         return self
 
@@ -135,8 +131,10 @@ class Cell(Workload, Training, Goal):
 
     @property
     def least_warmup_steps(self) -> int:
-        """Optimizer steps before the strategy does what it is there for: no measured window begins earlier."""
-        return int(self.options.get("start_iter", self.options.get("freeze_step", 1)))
+        """Optimizer steps before the strategy does what it is there for, and costs are measured: no measured window begins
+        earlier."""
+        own = int(self.options.get("start_iter", self.options.get("freeze_step", 1)))
+        return max(own, MEASURED_FROM_STEP) if self.partition_cost == "measured" else own
 
     @property
     def own_pace(self) -> bool:

@@ -50,7 +50,7 @@ def _check_window(cell: Cell) -> None:
     if cell.max_warmup_steps < cell.least_warmup_steps:
         raise SuiteError(
             f"max_warmup_steps: found {cell.max_warmup_steps}, expected at least {cell.least_warmup_steps}, the steps before "
-            f"{cell.strategy} compresses",
+            f"{'costs are measured' if cell.partition_cost == 'measured' else f'{cell.strategy} compresses'}",
             hint=f"write max_warmup_steps: {2 * cell.least_warmup_steps}",
         )
 
@@ -64,6 +64,11 @@ def _check_served(cell: Cell) -> None:
         raise SuiteError(
             f"partition: dynamic deals by speeds that ranks tell each other at every step, which those of {cell.strategy} don't",
             hint="choose another partition",
+        )
+    if cell.partition_cost == "measured":
+        raise SuiteError(
+            f"partition_cost: measured is of seconds that all ranks tell each other, which those of {cell.strategy} don't",
+            hint="take the key out",
         )
     if "staleness" in cell.strategy_options and cell.options["mode"] != "stale":
         raise SuiteError(

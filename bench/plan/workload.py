@@ -22,6 +22,9 @@ Documents = Literal["file", "paragraph", "line"]
 BadBytes = Literal["error", "replace"]
 Batching = Literal["fixed", "packed", "padded"]
 Partition = Literal["contiguous", "random", "round_robin", "sorted_buckets", "lpt", "karmarkar_karp", "dynamic"]
+PartitionCost = Literal["flops", "measured"]
+MEASURED_FROM_STEP = 12
+"""The first step that is dealt by measured costs: those before it are measured."""
 
 Length = Annotated[int, Field(ge=1)]
 Spread = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
@@ -51,8 +54,10 @@ class Workload(BaseModel):
     `batching`: `fixed`, sequences of `seq_len` tokens; `packed`, whole documents, several to a sequence; `padded`, a document
     or a piece of one to a sequence. Lengths of `padded` are the documents' own, or lognormal where `length_spread`, the
     standard deviation of their logarithm, is given: around `median_len` tokens (a quarter of `seq_len`), at most `seq_len`.
-    `partition` says which rank trains on which sequences of the global batch; it changes no loss. `slow_rank_frac` makes the
-    last rank of a paced model sleep this fraction longer.
+    `partition` says which rank trains on which sequences of the global batch; it changes no loss. `partition_cost` says what a
+    sequence of L tokens is reckoned to cost for it, a L + b L^2: by the model's FLOPs (of a paced model what it sleeps), or
+    `measured`, a and b fitted to the first steps. `slow_rank_frac` makes the last rank of a paced model sleep this fraction
+    longer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
@@ -67,6 +72,7 @@ class Workload(BaseModel):
     median_len: Length | None = None
     length_spread: Spread | None = None
     partition: Partition = "contiguous"
+    partition_cost: PartitionCost = "flops"
     slow_rank_frac: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @model_validator(mode="after")
@@ -95,6 +101,11 @@ class Workload(BaseModel):
             )
         self._check_tokenizer()
         self._check_lengths()
+        if self.partition_cost == "measured" and self.batching == "fixed":
+            raise SuiteError(
+                "partition_cost: sequences of batching fixed are equally long and cost the same, expected packed or padded",
+                hint="take the key out, or write `batching: padded`",
+            )
         return self
 
     def _check_tokenizer(self) -> None:
@@ -162,6 +173,11 @@ class Workload(BaseModel):
     def equal_lengths(self) -> bool:
         """True if every rank has `micro_batch_size` sequences of `seq_len` tokens in each micro-batch, and no padding."""
         return self.batching == "fixed" and self.partition != "dynamic"
+
+    @property
+    def dealt_by_measurement(self) -> bool:
+        """True if it depends on measured seconds which rank trains on what, so that no two launches need deal alike."""
+        return self.partition == "dynamic" or self.partition_cost == "measured"
 
     @property
     def data(self) -> str:

@@ -31,6 +31,7 @@ FRAME_COLUMNS = [
     *("num_params", "flops_per_token", "peak_memory_bytes", "base_memory_bytes", "replica_distance", "first_loss"),
     *("final_loss", "losses", "device_type", "device_name", "num_cores", "num_nodes", "num_ranks", "num_timed_steps"),
     *("optimizer", "skipped_warmup_steps", "data", "partition", "slow_rank_frac", "corpus_sha256", "batch_tokens"),
+    "partition_cost",
     *("padding_frac", "input_frac", "training", "masks", "num_workers", "equal_work", "drifting", "lost", "max_steps"),
 ]
 

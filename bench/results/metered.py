@@ -82,8 +82,9 @@ class RankAttribution(Schema):
     `full` before any other arm; `injected_ledgers`: those of the blocks under an injection that changes what is sent.
     `timeline`: one step in `full`; the ranks of a host share one clock, and `barrier_s` is when this rank left the
     barrier before that step. `block_tokens` and `block_costs`: tokens of this rank in each kept step of a block, the
-    same in all blocks, and what they were reckoned to cost; empty in older records. `finite`: all losses of all blocks
-    were. `num_skipped_steps`: steps of blocks whose update the loss scaler skipped.
+    same in all blocks, and what they were reckoned to cost; empty in older records. `block_fitted_costs`: the same by the
+    measured cost, where batches were dealt by it. `finite`: all losses of all blocks were. `num_skipped_steps`: steps of blocks
+    whose update the loss scaler skipped.
     """
 
     block_times_s: list[list[float]]
@@ -93,6 +94,7 @@ class RankAttribution(Schema):
     barrier_s: float | None = None
     block_tokens: list[int] = Field(default_factory=list)
     block_costs: list[float] = Field(default_factory=list)
+    block_fitted_costs: list[float] = Field(default_factory=list)
     finite: bool = True
     num_skipped_steps: int = 0
 

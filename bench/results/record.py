@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bench.plan.cell import Cell
 from bench.results.corpus import Corpus
+from bench.results.fitted_cost import FittedCost
 from bench.results.metered import Attribution, Outline, RankAttribution
 from bench.results.schema import Schema
 from bench.results.synchronisation import Synchronisation
@@ -78,6 +79,7 @@ class RankRecord(Schema):
     warm-up step on: the mean over this rank's tokens, and beside each the `tokens` and the `padding` that the rank was
     dealt, and what its sequences were reckoned to cost (`costs`: model FLOPs, or seconds of sleep). `input_times_s` are
     the seconds of the window's steps in which the rank waited for its batch. These four are empty in older records.
+    `fitted_costs` are those by the record's `fitted_cost`, an entry a step from its `from_step` on; empty without one.
     `peak_memory_bytes` is the allocator's peak on CUDA (torch.cuda.max_memory_allocated) and the peak resident set on
     CPU, `base_memory_bytes` the same before the model was built. `launch_id` is the one that this rank was told. A server
     trains nothing: its steps, losses and tokens are empty. `num_warmup_steps` is the rank's own number where workers go at
@@ -98,6 +100,7 @@ class RankRecord(Schema):
     tokens: list[int] = Field(default_factory=list)
     padding: list[int] = Field(default_factory=list)
     costs: list[float] = Field(default_factory=list)
+    fitted_costs: list[float] = Field(default_factory=list)
     input_times_s: list[float] = Field(default_factory=list)
     peak_memory_bytes: int
     base_memory_bytes: int
@@ -160,7 +163,7 @@ class Record(Schema):
     use; `None` by hand. `rank_sha256` has, by rank, the digest of the file in which the rank kept its own part; empty in
     records older than these files, "" for a rank that was lost. `synchronisation` is how the replicas were kept together,
     None in records older than it. `training` is for a cell that is trained to a goal: its whole course is the window, without
-    a warm-up before it.
+    a warm-up before it. `fitted_cost`: what sequences were measured to cost, where any were dealt by it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -187,6 +190,7 @@ class Record(Schema):
     corpus: Corpus | None = None
     training: Trained | None = None
     synchronisation: Synchronisation | None = None
+    fitted_cost: FittedCost | None = None
     ranks: list[RankRecord] = Field(default_factory=list)
     rank_sha256: list[str] = Field(default_factory=list)
 

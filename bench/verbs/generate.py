@@ -16,7 +16,9 @@ def generate(
     checkpoint: Annotated[
         Path, typer.Argument(help="What `scalebench train` wrote: its folder, or a checkpoints/step_N.")
     ],
-    prompt: Annotated[str, typer.Option(help="What to continue; of a model trained on markov, token numbers.")],
+    prompt: Annotated[
+        str, typer.Option(help="What to continue, or what a seq2seq model is to answer; without text, token numbers.")
+    ],
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to write at most.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the most likely token.")] = 0.0,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Draw among the K most likely.")] = None,
@@ -27,7 +29,8 @@ def generate(
     device: DeviceOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Continue a prompt with a checkpoint's model. Greedy, unless --temperature is above 0.
+    """Continue a prompt with a checkpoint's model; an encoder-decoder answers it, with as many tokens. Greedy, unless
+    --temperature is above 0.
 
     Exits 0, or 2 for bad input.
     """
@@ -53,4 +56,4 @@ def generate(
         return
     # Token numbers need a blank between them, pieces of text have their own.
     between = " " if found["numbers"] else ""
-    print(f"{prompt}{between}{found['text']}")
+    print(found["text"] if found["answers"] else f"{prompt}{between}{found['text']}")

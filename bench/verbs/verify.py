@@ -12,6 +12,8 @@ import yaml
 
 from bench.launch.machine import Machine as Here
 from bench.launch.machine import detect
+from bench.plan.presets import preset_sizes
+from bench.plan.workload import REVERSE
 from bench.theory.advice import Choice
 from bench.theory.machine import Machine
 from bench.writing import write_text
@@ -59,10 +61,13 @@ def refusal(chosen: Sequence[Choice], machine: Machine, here: Here) -> str | Non
 
 def suite_text(chosen: Sequence[Choice], *, model: str, precision: str, seq_len: int, name: str) -> str:
     """The suite: a grid a choice, three launches each, so that there are intervals."""
+    defaults = {"model": model, "precision": precision, "seq_len": seq_len, "launches": 3}
+    if preset_sizes(model)[0] == "Seq2Seq":
+        defaults["corpus"] = REVERSE
     content = {
         "name": name,
         "description": f"the first {len(chosen)} choices of scalebench advise",
-        "defaults": {"model": model, "precision": precision, "seq_len": seq_len, "launches": 3},
+        "defaults": defaults,
         "grids": [
             {
                 "strategy": choice.strategy,

@@ -84,6 +84,7 @@ def attribute(
         barrier_s=barrier_s,
         block_tokens=[batch.num_tokens for batch in fed],
         block_costs=[batch.cost for batch in fed],
+        block_fitted_costs=[batch.fitted_cost for batch in fed if batch.fitted_cost is not None],
         finite=all(math.isfinite(float(result.loss)) for result in results),
         num_skipped_steps=sum(result.skipped for result in results),
     )

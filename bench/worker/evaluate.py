@@ -28,7 +28,7 @@ def evaluated(asked: dict[str, Any], device: torch.device) -> dict[str, Any]:
     model, config, tokenizer = load_model(path, device)
     if asked["prompts"] is not None:
         if tokenizer is None:
-            raise CheckpointError(f"--labels: {path} was trained on `markov`, which has no text")
+            raise CheckpointError(f"--labels: {path} was trained on `{config.corpus.name}`, which has no text")
         return {"predicted": [chosen(model, tokenizer, prompt, asked["labels"], device) for prompt in asked["prompts"]]}
     cell = config.cell
     if tokenizer is not None:

@@ -11,10 +11,15 @@ import torch
 import torch.distributed as dist
 
 from bench.plan.cell import Cell
+from bench.plan.strategies import STRATEGIES
+from bench.plan.workload import MEASURED_FROM_STEP
+from bench.results.fitted_cost import FittedCost
 from bench.results.record import RankRecord
 from bench.worker.data.micro_batch import MicroBatch, RankBatch
 from bench.worker.data.of_cell import batches_of_cell
 from bench.worker.data.prefetch import Prefetch
+from bench.worker.measured_cost import MeasuredCost
+from bench.worker.own_time import OwnTime
 from bench.worker.pace import Pace
 
 
@@ -30,14 +35,28 @@ class Feed:
         self.fed: list[RankBatch] = []
         self.input_times_s: list[float] = []
         self._device = device
-        self._pace = Pace(model, device, control) if cell.partition == "dynamic" else None
+        self._own_time: OwnTime | None = None
+        self._pace: Pace | None = None
+        self._measured: MeasuredCost | None = None
+        if cell.dealt_by_measurement:
+            self._own_time = OwnTime(model, device, STRATEGIES[cell.strategy].gathers_in_forward)
+            by_measured_cost = cell.partition_cost == "measured"
+            if cell.partition == "dynamic":
+                self._pace = Pace(self._own_time, control, MEASURED_FROM_STEP if by_measured_cost else 0)
+            if by_measured_cost:
+                self._measured = MeasuredCost(model, self._own_time, control)
         self._prefetch = Prefetch(self._make)
+        self._begun: int | None = None
         self._first: tuple[int, int] | None = None
 
     def _make(self, step: int) -> RankBatch:
         """Called on the thread that makes batches ahead."""
-        rates = self._pace.rates(step) if self._pace is not None else None
-        return self._batches.of_rank(step, dist.get_rank(), rates)
+        assert self._begun is not None
+        # What is measured is measured anew in each launch: a training that goes on begins later.
+        since = step - self._begun
+        rates = self._pace.rates(since) if self._pace is not None else None
+        fitted = self._measured.fitted(since) if self._measured is not None else None
+        return self._batches.of_rank(step, dist.get_rank(), rates, fitted)
 
     def again_from(self, step: int, now: int) -> None:
         """From here on, step `now` of training gets the batch of `step`, and those after it the ones after that; the speeds by
@@ -50,8 +69,12 @@ class Feed:
         """What this rank trains on in that step, on its device."""
         if self._first is not None:
             step += self._first[1] - self._first[0]
+        if self._begun is None:
+            self._begun = step
         batch = self._prefetch.get(step)
         self.fed.append(replace(batch, micro_batches=[]))
+        if self._measured is not None:
+            self._measured.begin_step(batch.micro_batches)
         if self._device.type == "cpu":
             return batch.micro_batches
         return [
@@ -69,13 +92,24 @@ class Feed:
 
     def end_step(self) -> None:
         """The optimizer step on the newest batch is over."""
+        if self._own_time is None:
+            return
+        passes = self._own_time.taken()
         if self._pace is not None:
-            self._pace.end_step(self.fed[-1].cost)
+            fed = self.fed[-1]
+            self._pace.end_step(fed.cost if fed.fitted_cost is None else fed.fitted_cost, passes)
+        if self._measured is not None:
+            self._measured.end_step(passes)
 
     def forget_forward_passes(self) -> None:
         """Forward passes since the last step were not of training."""
-        if self._pace is not None:
-            self._pace.forget()
+        if self._own_time is not None:
+            self._own_time.taken()
+
+    @property
+    def fitted_cost(self) -> FittedCost | None:
+        """What sequences were measured to cost, where any were dealt by it."""
+        return self._measured.found if self._measured is not None else None
 
     def num_tokens(self, step: int) -> int:
         """Tokens of the global batch of that step."""
@@ -88,6 +122,7 @@ class Feed:
             "tokens": [batch.num_tokens for batch in fed],
             "padding": [batch.num_padding for batch in fed],
             "costs": [batch.cost for batch in fed],
+            "fitted_costs": [batch.fitted_cost for batch in fed if batch.fitted_cost is not None],
             "input_times_s": self.input_times_s[num_warmup_steps:num_steps],
         }
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+
+from bench.worker.own_time import Marks, OwnTime
 
 LAG_STEPS = 3
 """A step is dealt by what was measured three steps before it and earlier: it is made ready one step ahead, and the device may be
@@ -19,56 +20,37 @@ WINDOW_STEPS = 10
 
 
 class Pace:
-    """Each rank's rate: what its sequences were reckoned to cost over the seconds of its forward passes.
+    """Each rank's rate: what its sequences were reckoned to cost over the seconds that it computed itself in forward passes.
 
-    Forward passes, because in the backward pass ranks wait for each other. The ranks tell each other once a step, on `control`,
-    while they train; nobody waits for it. All ranks know the same, so they deal alike.
+    The ranks tell each other once a step, on `control`, while they train; nobody waits for it. All ranks know the same, so they
+    deal alike. `in_unit_from`: the first step whose cost is in its last unit; steps before it count until one after it is known.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, control: dist.ProcessGroup) -> None:
-        self._device, self._control = device, control
-        self._marks: list[Any] = []
+    def __init__(self, own_time: OwnTime, control: dist.ProcessGroup, in_unit_from: int = 0) -> None:
+        self._own_time, self._control, self._in_unit_from = own_time, control, in_unit_from
         self._told: list[tuple[Any, list[Tensor]]] = []
-        self._before: tuple[float, list[Any]] | None = None
+        self._before: tuple[float, list[Marks]] | None = None
         self._known: npt.NDArray[np.float64] | None = None
         self.frozen = False
         """Set when rates are not to change any more."""
-        model.register_forward_pre_hook(self._mark)
-        model.register_forward_hook(self._mark)
 
-    def _mark(self, *_: Any) -> None:
-        if self._device.type != "cuda":
-            self._marks.append(time.perf_counter())
-            return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        self._marks.append(event)
-
-    def forget(self) -> None:
-        """The forward passes since the last step don't count."""
-        self._marks = []
-
-    def end_step(self, cost: float) -> None:
+    def end_step(self, cost: float, passes: list[Marks]) -> None:
         """The step is over in which this rank's sequences cost that much: tell what the step before it took."""
-        marks, self._marks = self._marks, []
-        before, self._before = self._before, (cost, marks)
+        before, self._before = self._before, (cost, passes)
         if self.frozen or before is None:
             return
-        mine = torch.tensor([before[0], self._seconds(before[1])], dtype=torch.float64)
+        took_s = sum(self._own_time.seconds(marks) for marks in before[1])
+        mine = torch.tensor([before[0], took_s], dtype=torch.float64)
         others = [torch.zeros_like(mine) for _ in range(dist.get_world_size(self._control))]
         self._told.append((dist.all_gather(others, mine, group=self._control, async_op=True), others))
 
-    def _seconds(self, marks: list[Any]) -> float:
-        pairs = zip(marks[::2], marks[1::2], strict=True)
-        if self._device.type != "cuda":
-            return float(sum(end - begin for begin, end in pairs))
-        return float(sum(begin.elapsed_time(end) for begin, end in pairs)) / 1e3
-
     def rates(self, step: int) -> npt.NDArray[np.float64] | None:
-        """Cost per second of each rank, (world_size,), by which `step` is dealt; None before anything is known."""
+        """Cost per second of each rank, (world_size,), by which `step` (from 0) is dealt; None before anything is known."""
         if self.frozen:
             return self._known
-        counted = self._told[max(0, step + 1 - LAG_STEPS - WINDOW_STEPS) : max(0, step + 1 - LAG_STEPS)]
+        end = max(0, step + 1 - LAG_STEPS)
+        first = max(0, end - WINDOW_STEPS, self._in_unit_from if self._in_unit_from < end else 0)
+        counted = self._told[first:end]
         if counted:
             for work, _ in counted:
                 work.wait()

@@ -163,6 +163,7 @@ def measure(launch: Launch, folder: Path | None, output: Path, before: Interval)
             corpus=trainer.feed.corpus,
             training=trained,
             synchronisation=kept,
+            fitted_cost=trainer.feed.fitted_cost,
             ranks=ranks,
             rank_sha256=[digests.get(rank, "") for rank in range(cell.world_size)],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.errors import CheckpointError
 from models.build import LanguageModel
+from models.seq2seq import Seq2Seq
 
 
 def probabilities(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
@@ -52,20 +53,62 @@ def generate(
     Tokens of `never` are not drawn. The model sees the last `max_seq_len` tokens. The same seed draws the same.
     """
     device = next(model.parameters()).device
+
+    def following(found: list[int]) -> Tensor:
+        seen = [*prompt, *found]
+        return next_logits(model, torch.tensor([seen[-(model.max_seq_len or len(seen)) :]], device=device))[-1]
+
+    return _drawn(following, max_tokens, temperature, top_k, top_p, seed, end, never)
+
+
+@torch.no_grad()
+def translate(
+    model: Seq2Seq,
+    source: Sequence[int],
+    max_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> list[int]:
+    """What an encoder-decoder answers to `source`, which has at least one token: as many as it has, at most `max_tokens`. The
+    source is read once; each token is drawn as in `generate`, those before it being known."""
+    device = next(model.parameters()).device
+    tokens = torch.tensor([list(source)], device=device)
+    real = torch.ones_like(tokens, dtype=torch.bool)
+    memory = model.encoded(tokens, real)
+
+    def following(found: list[int]) -> Tensor:
+        shown = torch.tensor([found], dtype=torch.int64, device=device)
+        return model.decoded(shown, memory, real)[0, -1].float().cpu()
+
+    return _drawn(following, min(max_tokens, len(source)), temperature, top_k, top_p, seed)
+
+
+def _drawn(
+    following: Callable[[list[int]], Tensor],
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    end: int | None = None,
+    never: Sequence[int] = (),
+) -> list[int]:
+    """Tokens, each drawn from the logits (vocab,) that `following` gives of those before it."""
     generator = torch.Generator().manual_seed(seed)
     forbidden = torch.tensor(sorted(set(never)), dtype=torch.int64)
-    tokens = list(prompt)
-    while len(tokens) - len(prompt) < max_tokens:
-        seen = torch.tensor([tokens[-(model.max_seq_len or len(tokens)) :]], device=device)
-        logits = next_logits(model, seen)[-1]
+    found: list[int] = []
+    while len(found) < max_tokens:
+        logits = following(found)
         logits[forbidden] = -torch.inf
         chances = probabilities(logits, temperature, top_k, top_p)
         # A greedy choice draws nothing, so that it is the same for every seed.
-        drawn = int(chances.argmax() if temperature == 0 else torch.multinomial(chances, 1, generator=generator))
-        tokens.append(drawn)
-        if drawn == end:
+        found.append(int(chances.argmax() if temperature == 0 else torch.multinomial(chances, 1, generator=generator)))
+        if found[-1] == end:
             break
-    return tokens[len(prompt) :]
+    return found
 
 
 def next_logits(model: LanguageModel, tokens: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from bench.examine import examine
 from bench.plan.cell import Cell
 from bench.plan.workload import Partition
 from bench.publish import publish
+from bench.results.fitted_cost import FittedCost
 from bench.results.record import Record
 from reports import tables
 from reports.balance import balance
@@ -81,6 +82,30 @@ def test_a_slow_rank_is_reckoned_with() -> None:
     assert row["predicted_load_balance"] == pytest.approx(6 / 8)
     # All of each step's 3, 3, 4 at rates of 1 and 2/3 together: 3 / (5/3) twice, 4 / (5/3).
     assert row["best_step_time_s"] == pytest.approx(1.8)
+
+
+def test_by_measured_costs_it_is_reckoned_by_what_was_dealt_by() -> None:
+    plain = launch("lpt", metered=False, partition_cost="measured")
+    fitted = FittedCost(
+        per_pass_s=0.001,
+        per_token_s=2e-5,
+        per_pair_s=3e-8,
+        rank_slowness=[1.0, 1.0],
+        error_s=1e-4,
+        num_passes=24,
+        from_step=5,
+    )
+    # A step of warm-up was dealt by them too.
+    own = [[7.0, 1.0, 1.0, 2.0], [7.0, 1.0, 3.0, 2.0]]
+    ranks = [rank.model_copy(update={"fitted_costs": costs}) for rank, costs in zip(plain.ranks, own, strict=True)]
+    record = plain.model_copy(update={"fitted_cost": fitted, "ranks": ranks})
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    [row] = balance_table([record], pd.DataFrame(columns=["cell_id"])).to_dict("records")
+    # Means 1, 2, 2; largest 1, 3, 2. What the model sleeps is what it was.
+    assert row["predicted_load_balance"] == pytest.approx(5 / 6) and row["predicted_step_time_s"] == 2
+    assert (row["fitted_per_token_s"], row["fitted_per_pair_s"], row["fitted_error_s"]) == (2e-5, 3e-8, 1e-4)
+    shown = tables.balance(pd.DataFrame([row]))
+    assert list(shown["cost by"]) == ["measured"] and list(shown["a token, fitted"]) == ["20.0 µs"]
 
 
 def test_cells_of_equal_sequences_have_no_row() -> None:

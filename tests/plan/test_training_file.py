@@ -15,7 +15,7 @@ GOOD = "model: gpt-nano\nstrategy: zero2\nworld_size: 2\nmax_steps: 40\n"
 
 
 def test_shipped_trainings_are_whole() -> None:
-    assert {"markov", "stdlib"} <= set(shipped_trainings())
+    assert {"markov", "reverse", "stdlib"} <= set(shipped_trainings())
     for name in shipped_trainings():
         assert load_training(name).cell.is_trained
 

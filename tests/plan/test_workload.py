@@ -19,6 +19,8 @@ def cell(**changes: Any) -> Cell:
 
 MIXED = {"short": {"median_len": 16, "length_spread": 0.2}, "long": {"weight": 0.5, "length_spread": 0.0}}
 
+PADDED = {"batching": "padded", "length_spread": 0.5}
+
 
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -45,7 +47,19 @@ MIXED = {"short": {"median_len": 16, "length_spread": 0.2}, "long": {"weight": 0
             ["mixture: markov has no text, expected sources that all have"],
         ),
         ({"slow_rank_frac": 0.5}, ["slow_rank_frac: gpt-nano computes at its own speed"]),
-        ({"partition": "dynamic", "strategy": "zero3"}, ["partition: dynamic", "zero3"]),
+        ({"partition_cost": "measured"}, ["partition_cost: sequences of batching fixed", "batching: padded"]),
+        (
+            {**PADDED, "partition_cost": "measured", "max_warmup_steps": 9},
+            ["max_warmup_steps: found 9, expected at least 12"],
+        ),
+        (
+            {**PADDED, "partition_cost": "measured", "model_options": {"dropout": 0.1}},
+            ["partition_cost: measured deals by measured seconds"],
+        ),
+        (
+            {**PADDED, "partition_cost": "measured", "strategy": "param_server"},
+            ["partition_cost: measured is of seconds"],
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_says_why(changes: dict[str, Any], words: list[str]) -> None:

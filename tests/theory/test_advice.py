@@ -118,6 +118,10 @@ def test_choices_become_a_suite_of_equal_work(tmp_path: Path) -> None:
     assert [(cell.strategy, cell.world_size, cell.micro_batch_size) for cell in cells] == [
         (choice.strategy, choice.world_size, choice.micro_batch_size) for choice in told.choices[:3]
     ]
+    # An encoder-decoder has no text to go on with.
+    pairs = advice("seq2seq-base", 64).choices[:1]
+    path.write_text(suite_text(pairs, model="seq2seq-base", precision="fp16", seq_len=128, name="advice"))
+    assert [planned.cell.corpus for planned in load_suite(str(path)).cells] == ["reverse"]
 
 
 def test_only_the_described_machine_is_measured() -> None:

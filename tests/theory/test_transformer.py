@@ -6,13 +6,17 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from bench.theory.transformer import preset_shape
 from models.gpt import GPT
 from models.paced import PacedLM
+from models.seq2seq import Seq2Seq
 
 GPTS = [name for name, (target, _) in models.PRESETS.items() if target.endswith(":GPT")]
+SEQ2SEQS = [name for name, (target, _) in models.PRESETS.items() if target == models.SEQ2SEQ]
 
 
 @pytest.mark.parametrize("name", GPTS)
@@ -28,6 +32,33 @@ def test_a_gpt_counts_as_it_is(name: str, checkpointing: bool) -> None:
     for precision, item in (("fp32", 4), ("fp16", 2)):
         got = shape.activation_bytes(4, 128, precision, checkpointing)
         assert got == model.activation_bytes(4, 128, item)
+
+
+@pytest.mark.parametrize("name", SEQ2SEQS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_encoder_decoder_counts_as_it_is(name: str, checkpointing: bool) -> None:
+    sizes: dict[str, Any] = models.PRESETS[name][1]
+    model = Seq2Seq(**sizes, device="meta", activation_checkpointing=checkpointing)
+    shape = preset_shape(name)
+    assert shape.num_params == model.num_params() == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.num_layers == len(model.encoder) + len(model.decoder)
+    ends = (model.token_embedding.weight, model.source_positions.weight)
+    assert shape.embedding_params == sum(weight.numel() for weight in ends)
+    assert shape.flops_per_token(48) == model.flops_per_token(48)
+    for precision, item in (("fp32", 4), ("fp16", 2)):
+        assert shape.activation_bytes(4, 48, precision, checkpointing) == model.activation_bytes(4, 48, item)
+
+
+def test_torch_counts_what_an_encoder_decoder_computes_again() -> None:
+    """tests/models/test_seq2seq.py holds the model's own count; here the theory's, recomputation and all."""
+    options: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "hidden_size": 32, "vocab_size": 96, "max_seq_len": 24}
+    tokens = torch.randint(96, (2, 20))
+    for checkpointing in (False, True):
+        model = Seq2Seq(**options, activation_checkpointing=checkpointing)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(tokens, tokens).backward()
+        shape = preset_shape("seq2seq-nano", options)
+        assert counter.get_total_flops() == shape.flops_per_token(20, checkpointing) * tokens.numel()
 
 
 def test_recomputation_is_what_the_model_says_it_adds() -> None:

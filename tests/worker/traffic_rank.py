@@ -24,6 +24,7 @@ from bench.worker.trainer import Trainer
 # Odd sizes, so that neither parameters nor buckets divide by the ranks.
 GPT = {"hidden_size": 36, "num_layers": 2, "num_heads": 2, "vocab_size": 101, "max_seq_len": 16}
 LARGE = {**GPT, "hidden_size": 128, "vocab_size": 4096}
+SEQ2SEQ: dict[str, Any] = {"model": "seq2seq-nano", "model_options": GPT, "corpus": "reverse"}
 PACED = {"hidden_size": 36, "num_layers": 3, "vocab_size": 101, "max_seq_len": 16}
 
 # Strategy, fields of the cell, zero_optimization, other parts of the DeepSpeed file. What is left out is DeepSpeed's default.
@@ -99,6 +100,21 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
             "stage3_param_persistence_threshold": 40,
             "stage3_max_live_parameters": 100_000,
             "stage3_max_reuse_distance": 12_000,
+        },
+        {},
+    ),
+    ("ddp", SEQ2SEQ, {}, {}),
+    ("zero2", {**SEQ2SEQ, "grad_accum_steps": 2}, {"reduce_bucket_size": 3000}, {}),
+    # The decoder's layers take what the encoder made besides their input.
+    ("zero3", SEQ2SEQ, {"stage3_prefetch_bucket_size": 5000, "stage3_param_persistence_threshold": 300}, {}),
+    (
+        "zero3",
+        {**SEQ2SEQ, "activation_checkpointing": True, "grad_accum_steps": 2},
+        {
+            "stage3_prefetch_bucket_size": 10_000,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_max_live_parameters": 20_000,
+            "stage3_max_reuse_distance": 2000,
         },
         {},
     ),

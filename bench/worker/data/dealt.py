@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from bench.plan.workload import Partition
+from bench.results.fitted_cost import FittedCost
 from bench.worker.data.batches import GlobalBatches
 from bench.worker.data.micro_batch import IGNORED, MicroBatch, RankBatch
 from bench.worker.data.partition import Parts, deal
@@ -23,8 +24,9 @@ class Batches(ABC):
     """What every rank trains on in every step."""
 
     @abstractmethod
-    def of_rank(self, step: int, rank: int, rates: Costs | None = None) -> RankBatch:
-        """What `rank` trains on in optimizer step `step`; `rates` (world_size,) are the ranks' speeds, for `dynamic`."""
+    def of_rank(self, step: int, rank: int, rates: Costs | None = None, fitted: FittedCost | None = None) -> RankBatch:
+        """What `rank` trains on in optimizer step `step`; `rates` (world_size,) are the ranks' speeds, for `dynamic`, `fitted`
+        what a sequence costs where that was measured."""
 
     @abstractmethod
     def num_tokens(self, step: int) -> int:
@@ -38,7 +40,7 @@ class EqualBatches(Batches):
     batches: GlobalBatches
     sequence_cost: float
 
-    def of_rank(self, step: int, rank: int, rates: Costs | None = None) -> RankBatch:
+    def of_rank(self, step: int, rank: int, rates: Costs | None = None, fitted: FittedCost | None = None) -> RankBatch:
         pairs = self.batches.micro_batches(step, rank)
         divisor = float(self.batches.grad_accum_steps)
         num_sequences = self.batches.micro_batch_size * self.batches.grad_accum_steps
@@ -57,8 +59,8 @@ class EqualBatches(Batches):
 class DealtBatches(Batches):
     """The sequences of `source`, dealt to ranks by `partition` and on each rank to `grad_accum_steps` micro-batches.
 
-    A sequence of L tokens costs `cost[0]` L + `cost[1]` L^2. Rows are filled up with `padding` behind their sequence, to the
-    longest of the micro-batch: causal models don't see it from there, and the loss doesn't count it.
+    A sequence of L tokens costs `cost[0]` L + `cost[1]` L^2 by the model's own count. Rows are filled up with `padding` behind
+    their sequence, to the longest of the micro-batch: causal models don't see it from there, and the loss doesn't count it.
     """
 
     source: Source
@@ -72,12 +74,14 @@ class DealtBatches(Batches):
     def num_tokens(self, step: int) -> int:
         return int(self.source.lengths(step).sum())
 
-    def of_rank(self, step: int, rank: int, rates: Costs | None = None) -> RankBatch:
+    def of_rank(self, step: int, rank: int, rates: Costs | None = None, fitted: FittedCost | None = None) -> RankBatch:
         if step < 0 or not 0 <= rank < self.world_size:
             raise ValueError(f"found step {step}, rank {rank}, expected step >= 0, 0 <= rank < {self.world_size}")
         lengths = self.source.lengths(step)
-        per_token, per_pair = self.cost
-        costs = per_token * lengths + per_pair * lengths.astype(np.float64) ** 2
+        own_costs = _costs(self.cost, lengths)
+        costs = own_costs
+        if fitted is not None and fitted.tells:
+            costs = _costs((fitted.per_token_s, fitted.per_pair_s), lengths)
         mine = deal(
             self.partition,
             costs,
@@ -93,7 +97,8 @@ class DealtBatches(Batches):
             micro_batches=found,
             num_tokens=num_tokens,
             num_padding=sum(micro_batch.tokens.numel() for micro_batch in found) - num_tokens,
-            cost=float(costs[mine].sum()),
+            cost=float(own_costs[mine].sum()),
+            fitted_cost=None if fitted is None else float(costs[mine].sum()),
         )
 
     def _groups(self, mine: Sequence[int], costs: Costs) -> Parts:
@@ -115,3 +120,8 @@ class DealtBatches(Batches):
             tokens[row, :length], targets[row, :length] = self.source.sequence(step, index, length)
         divisor = total / (self.world_size * int(lengths[group].sum()))
         return MicroBatch(torch.from_numpy(tokens), torch.from_numpy(targets), divisor)
+
+
+def _costs(cost: tuple[float, float], lengths: npt.NDArray[np.int64]) -> Costs:
+    per_token, per_pair = cost
+    return per_token * lengths + per_pair * lengths.astype(np.float64) ** 2

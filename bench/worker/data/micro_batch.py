@@ -30,12 +30,14 @@ class MicroBatch(NamedTuple):
 @dataclass(frozen=True)
 class RankBatch:
     """One rank's part of a global batch: its micro-batches, how many tokens and how many of padding they have, and what their
-    sequences were reckoned to cost when they were dealt out."""
+    sequences cost by the model's own count; beside it by the measured cost that they were dealt out by, None where they were
+    not."""
 
     micro_batches: list[MicroBatch]
     num_tokens: int
     num_padding: int
     cost: float
+    fitted_cost: float | None = None
 
 
 def mean_loss(losses: Sequence[Tensor], micro_batches: Sequence[MicroBatch]) -> Tensor:
