@@ -26,7 +26,7 @@ def ways(rows: pd.DataFrame) -> Figure:
     notes = (
         "Four hosts joined by links of 100 Mbit/s, a paced model whose step alone is "
         f"{units.seconds(float(rows['step_time_1_s'].iloc[0]))}; the parameter server is one of the four. Theory from that "
-        "step and the rate alone."
+        "step, the rate, and what a small call costs there."
     )
     with panels(1, 2, "Ways to synchronise: communication in a step", notes, left=2.05, tall=1.2) as (figure, axes):
         seconds, sent = axes[0]

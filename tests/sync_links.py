@@ -1,10 +1,11 @@
 """Ways to synchronise, measured: on hosts joined by shaped links, and with one of eight workers half as fast.
 
-    python -m tests.sync_links --output FOLDER table crossing slow
+    python -m tests.sync_links --output FOLDER table crossing slow hop
 
 table: sync_links.csv, every way on four hosts at 100 Mbit/s, a timing and (but for the parameter server) an attribution launch
 each. crossing: sync_crossing.csv, DDP and averages every second step at several rates. Both need root (tests/netlab.py). slow:
-slow_worker.csv, nine processes on this host. Records are kept in FOLDER; what is there already is not measured again.
+slow_worker.csv, nine processes on this host. hop: sync_hop.csv, a small all-reduce of as many ranks as there are hosts in the
+table, here and without links. Records are kept in FOLDER; what is there already is not measured again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,7 @@ from bench.results.store import read_records
 from bench.theory import slow_worker, sync_links
 from bench.theory.sync_links import BALANCED, CONTENDERS, CROSSING, EXCHANGE_BOUND, HOSTS, RATE_MBIT_PER_S
 from tests import forked, netlab
+from tests.small_calls import NUM_BYTES, small_all_reduce_s
 
 RATES = (50.0, 75.0, 100.0, 150.0, 200.0)
 
@@ -154,6 +157,20 @@ def slow(output: Path) -> None:
     _write(output / "slow_worker.csv", rows)
 
 
+def hop(output: Path) -> None:
+    started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    call_s = forked.run(HOSTS, small_all_reduce_s, folder=output / "hop")[0]
+    # A ring's steps: each rank's part goes round once to be added up and once to be told.
+    row = {
+        "ranks": HOSTS,
+        "size_bytes": NUM_BYTES,
+        "call_s": f"{call_s:.6f}",
+        "hop_s": f"{call_s / (2 * (HOSTS - 1)):.6f}",
+        "started_at": started_at,
+    }
+    _write(output / "sync_hop.csv", [row])
+
+
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -164,10 +181,10 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("what", nargs="+", choices=("table", "crossing", "slow"))
+    parser.add_argument("what", nargs="+", choices=("table", "crossing", "slow", "hop"))
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
-    for name, measure in (("table", table), ("crossing", crossing), ("slow", slow)):
+    for name, measure in (("table", table), ("crossing", crossing), ("slow", slow), ("hop", hop)):
         if name in chosen.what:
             measure(chosen.output)
 

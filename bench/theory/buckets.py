@@ -7,6 +7,7 @@ the buckets evenly, and the small messages by which ranks agree (flags, norms) a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.plan.deepspeed_config import SHIPPED, bucket_elements, load_deepspeed_config
@@ -58,6 +59,7 @@ def exchange(
     profile: str = "tuned",
     last_frac: float = 0.0,
     num_layers: int = 1,
+    tensors: Sequence[int] = (),
 ) -> Exchange:
     """What a step of `strategy` exchanges. `gradient_bytes` and `parameter_bytes` are those of one element on the wire.
 
@@ -68,7 +70,8 @@ def exchange(
     nothing is gathered. `last_frac` of the gradients are ready only when the pass ends. An array is padded to equal parts
     of the ranks where it is scattered or gathered. FSDP2 (fsdp, at its defaults): a reduce-scatter of each of `num_layers`
     equal blocks beside the last backward pass, then of the rest; blocks are gathered in both passes of each micro-batch,
-    the rest in the forward pass alone.
+    the rest in the forward pass alone. `tensors`: elements of each in the order in which their gradients are ready, where they
+    are known: DDP closes a bucket when one fills it, and no tensor is divided.
     """
     whole = float(num_params * gradient_bytes)
     if strategy == "fsdp":
@@ -86,7 +89,9 @@ def exchange(
         limit, first = float(_DDP_BUCKET_BYTES), float(_DDP_FIRST_BYTES)
         if profile == "matched":
             limit = first = float(bucket_elements(num_params) * gradient_bytes)
-        return Exchange("all_reduce", _filled(whole, limit, first, last_frac), 1, overlaps=True)
+        known = [float(elements * gradient_bytes) for elements in tensors]
+        filled = _closed(known, limit, first, last_frac) if known else _filled(whole, limit, first, last_frac)
+        return Exchange("all_reduce", filled, 1, overlaps=True)
     if stage == 0:
         limit = float(_ZERO_0_ELEMENTS * gradient_bytes)
         return Exchange("all_reduce", _filled(whole, limit, limit, last_frac), 1, overlaps=False)
@@ -133,6 +138,23 @@ def _filled(whole: float, limit: float, first: float, last_frac: float) -> tuple
     rest = left - limit * (left // limit)
     if rest > 0:
         sizes.append(rest)
+    return _ready(sizes, early)
+
+
+def _closed(tensors: Sequence[float], limit: float, first: float, last_frac: float) -> tuple[tuple[float, float], ...]:
+    """Buckets of whole tensors, each closed as soon as it holds `limit` bytes, the first `first`; ready as in `_filled`."""
+    sizes: list[float] = []
+    held = 0.0
+    for size in tensors:
+        held += size
+        if held >= (limit if sizes else first):
+            sizes.append(held)
+            held = 0.0
+    return _ready([*sizes, held] if held else sizes, sum(tensors) * (1 - last_frac))
+
+
+def _ready(sizes: Sequence[float], early: float) -> tuple[tuple[float, float], ...]:
+    """Each bucket with the part of the backward pass after which it is full, where `early` bytes become ready evenly."""
     found, held = [], 0.0
     for size in sizes:
         held += size

@@ -53,6 +53,7 @@ def exchange_of(work: Workload, strategy: str, group: Group) -> Exchange:
         profile=work.profile,
         last_frac=work.last_frac,
         num_layers=work.num_layers,
+        tensors=work.tensors,
     )
 
 

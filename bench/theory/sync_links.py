@@ -1,7 +1,8 @@
 """This repository's own rows of ways to synchronise on shaped links, beside what theory makes of one host's step and the rate.
 
 measured/sync_links.csv: each way on four hosts at 100 Mbit/s, columns of tables/synchronisation.csv. measured/sync_crossing.csv:
-plain DDP and averaging every second step at several rates. Both were written by tests/sync_links.py; nothing is fitted.
+plain DDP and averaging every second step at several rates. measured/sync_hop.csv: what a small call costs those four ranks on one
+host, without links. All were written by tests/sync_links.py; nothing is fitted to the rows.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import pandas as pd
 
 from bench.plan.cell import Cell
 from bench.theory.collectives import Group
+from bench.theory.compression import POWERSGD_CALLS, powersgd_share
+from bench.theory.machine import Machine, Positive, Quantity
 from bench.theory.paced_links import MEASURED, host, link
-from bench.theory.step import Step
-from bench.theory.transformer import preset_shape
+from bench.theory.step import Step, exchange_of
+from bench.theory.transformer import Shape, preset_shape
 from bench.theory.ways import Options, step_of
 from bench.theory.workload import copied, from_numbers
 
 HOSTS = 4
+CORES = 2
+"""Of the one machine that all hosts shared when the rows were measured."""
 RATE_MBIT_PER_S = 100.0
 
 EXCHANGE_BOUND: dict[str, Any] = {
@@ -62,19 +67,28 @@ def cell_of(fields: dict[str, Any], strategy: str, options: dict[str, Any], worl
 
 
 def predicted(cell: Cell, rate_mbit_per_s: float, step_time_1_s: float) -> Step:
-    """The mean step of the cell with a rank on each host, from one host's step and the links' rate alone."""
+    """The mean step of the cell with a rank on each host, from one host's step, the links' rate and what a small call costs.
+
+    In step with each other all ranks compute at the same time, on CORES: what a step takes on one host beyond its sleeps takes as
+    many times longer as there are ranks to a core, and so does what is moved in memory for the exchange.
+    """
     shape = preset_shape(cell.model, cell.model_options)
+    crowd = 1.0 if cell.own_pace else max(1.0, cell.world_size / CORES)
+    machine = _crowded(crowd)
+    network = link(rate_mbit_per_s)
+    assert cell.paced_step_s is not None
     work = dataclasses.replace(
         from_numbers(
-            host(),
+            machine,
             num_params=shape.num_params,
             grad_dtype=cell.precision,
-            step_time_1_s=step_time_1_s,
+            step_time_1_s=cell.paced_step_s + crowd * (step_time_1_s - cell.paced_step_s),
             num_layers=shape.num_layers,
         ),
         profile=cell.profile,
         last_frac=shape.embedding_params / shape.num_params,
         copied_bytes=copied("ddp", shape.num_params, cell.precision),
+        tensors=_tensors(shape),
     )
     staleness = int(cell.options["staleness"]) if cell.options.get("mode") == "stale" else None
     options = Options(
@@ -83,7 +97,46 @@ def predicted(cell: Cell, rate_mbit_per_s: float, step_time_1_s: float) -> Step:
         staleness=0 if cell.options.get("mode") == "sync" else staleness,
         num_servers=max(1, cell.num_servers),
     )
-    return step_of(work, cell.strategy, Group(host(), cell.num_workers, link(rate_mbit_per_s)), options)
+    group = Group(machine, cell.num_workers, network)
+    call_bytes = float(work.gradient_bytes * work.num_params) / len(exchange_of(work, "ddp", group).buckets)
+    if cell.strategy == "ddp_powersgd":
+        call_bytes *= powersgd_share(work, options.powersgd_rank) / POWERSGD_CALLS
+    hop_s = _hop_left_s(call_bytes / cell.num_workers / network.node_bytes_per_s)
+    return step_of(work, cell.strategy, Group(_with_hop(machine, hop_s), cell.num_workers, network), options)
+
+
+def _hop_left_s(chunk_s: float) -> float:
+    """Of a hop what is not hidden, where a rank's part of the array takes `chunk_s` on the wire: gloo sends it in two segments,
+    of which one is on its way while the other is received and added up (gloo/allreduce.cc)."""
+    return max(0.0, measured_hop_s() - chunk_s / 2)
+
+
+def _tensors(shape: Shape) -> tuple[int, ...]:
+    """Of a paced model (models/paced.py), the last layer first and the embeddings at the end: two matrices a layer, h x 4h."""
+    width = shape.hidden_size
+    layer = (width, 4 * width**2, 4 * width, 4 * width**2)
+    return layer * shape.num_layers + (shape.max_seq_len * width, shape.vocab_size * width)
+
+
+def _crowded(crowd: float) -> Machine:
+    """A host whose core so many ranks share."""
+    rate = host().device.memory_bytes_per_s
+    shared = Positive(value=rate.value / crowd, source=rate.source)
+    return host().model_copy(update={"device": host().device.model_copy(update={"memory_bytes_per_s": shared})})
+
+
+def _with_hop(machine: Machine, hop_s: float) -> Machine:
+    left = Quantity(value=hop_s, source="measured/sync_hop.csv")
+    fabric = machine.node.fabric.model_copy(update={"hop_s": left})
+    return machine.model_copy(update={"node": machine.node.model_copy(update={"fabric": fabric})})
+
+
+@cache
+def measured_hop_s(path: Path = MEASURED / "sync_hop.csv") -> float:
+    """Seconds of one step of gloo's ring of HOSTS ranks on CORES, beside its bytes: a small all-reduce over 2 (HOSTS - 1)."""
+    with path.open(newline="") as file:
+        [line] = csv.DictReader(file)
+    return float(line["hop_s"])
 
 
 @cache
@@ -92,8 +145,8 @@ def table_rows(path: Path = MEASURED / "sync_links.csv") -> pd.DataFrame:
     (`predicted_step_time_s`, `predicted_comm_s`, `error_frac` of the step), and `step_time_1_s` (ddp on one host).
 
     `exposed_median_s`: exposed communication in the median period, where the mean has the seconds that TCP now and then waits
-    for a lost packet. `comm_s` is that, or of the parameter server, which has no meter, its step less one host's, as
-    `predicted_comm_s` is of all.
+    for a lost packet. `comm_s` is that, or of the parameter server, which has no meter, its step less one host's;
+    `predicted_comm_s` is what communication adds by theory.
     """
     rows = pd.read_csv(path)
     [alone_s] = rows.loc[rows["world_size"] == 1, "step_time_s"]
@@ -105,7 +158,7 @@ def table_rows(path: Path = MEASURED / "sync_links.csv") -> pd.DataFrame:
     several["step_time_1_s"] = alone_s
     several["comm_s"] = several["exposed_median_s"].fillna(several["step_time_s"] - alone_s)
     several["predicted_step_time_s"] = [step.step_time_s for step in steps]
-    several["predicted_comm_s"] = [step.step_time_s - alone_s for step in steps]
+    several["predicted_comm_s"] = [step.exposed_comm_s for step in steps]
     several["error_frac"] = several["predicted_step_time_s"] / several["step_time_s"] - 1
     return several.reset_index(drop=True)
 

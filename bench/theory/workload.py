@@ -40,7 +40,7 @@ class Workload:
     of the whole optimizer. `last_frac`: the part of the gradients that is ready only at the end of the backward pass.
     `copied_bytes`: what the engine moves in device memory for each reduction of all gradients. `tokens_per_step` of one
     rank, `activation_bytes`: None where unknown. `compute_error_frac`: how far the seconds may be off, 0 where they were
-    measured."""
+    measured. `tensors`: elements of each in the order in which their gradients are ready, empty where they are not known."""
 
     num_params: int
     num_layers: int
@@ -55,6 +55,7 @@ class Workload:
     tokens_per_step: float | None
     activation_bytes: float | None
     compute_error_frac: float
+    tensors: tuple[int, ...] = ()
 
     @property
     def gradient_bytes(self) -> int:

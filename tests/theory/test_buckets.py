@@ -9,6 +9,7 @@ import pytest
 from bench.plan.cell import Cell
 from bench.plan.deepspeed_config import resolve_deepspeed_config
 from bench.theory.buckets import exchange
+from bench.theory.ddp import buckets as ddp_buckets
 from bench.theory.traffic import traffic
 from bench.theory.zero_settings import DTYPE_BYTES
 from tests.theory.outlines import outline_of
@@ -93,6 +94,28 @@ def test_a_tied_embedding_comes_last() -> None:
     assert ready(0.0) == pytest.approx([place / 8 for place in range(1, 9)])
     assert ready(0.5) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
     assert ready(1.0) == [1.0] * 8
+
+
+def test_no_tensor_is_divided_where_they_are_known() -> None:
+    """Four layers of two matrices h x 4h with their biases, then two embeddings: as DDP's reducer fills five buckets."""
+    h = 256
+    tensors = [h, 4 * h * h, 4 * h, 4 * h * h] * 4 + [256 * h, 512 * h]
+    cell = Cell(model="paced-nano", strategy="ddp", world_size=2)
+    expected = [sum(tensors[place] for place in bucket) for bucket in ddp_buckets(cell, tensors, range(len(tensors)))]
+    exchanged = exchange(
+        "ddp",
+        num_params=sum(tensors),
+        gradient_bytes=4,
+        parameter_bytes=4,
+        grad_accum_steps=1,
+        world_size=2,
+        backend="gloo",
+        profile="matched",
+        last_frac=sum(tensors[-2:]) / sum(tensors),
+        tensors=tensors,
+    )
+    assert [size / 4 for size, _ in exchanged.buckets] == expected and len(expected) == 5
+    assert [part for _, part in exchanged.buckets] == pytest.approx([0.25, 0.5, 0.75, 1, 1], abs=0.01)
 
 
 @pytest.mark.parametrize(

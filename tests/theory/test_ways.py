@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -71,6 +72,18 @@ def test_powersgd_is_three_calls_a_bucket() -> None:
     sizes = [2**20, *[25 * 2**20] * 53, 1.4e9 - 2**20 - 53 * 25 * 2**20]
     alone_s = 3 * sum(float(collective_s("all_reduce", share * size / 3, group)) for size in sizes)
     assert step_of(little, "ddp_powersgd", group).exposed_comm_s == pytest.approx(alone_s, rel=0.02)
+
+
+def test_on_gloo_nothing_of_powersgd_is_hidden() -> None:
+    """However long the backward pass is: eight buckets, three calls each."""
+    host = load_machine("cpu-gloo")
+    long = dataclasses.replace(work(host, step_s=60.0), profile="matched")
+    group = Group(host, 4)
+    share = powersgd_share(long, 2)
+    alone_s = 24 * float(collective_s("all_reduce", share * 4 * 350e6 / 24, group))
+    found = step_of(long, "ddp_powersgd", group, Options(powersgd_rank=2))
+    assert found.exposed_comm_s == pytest.approx(alone_s, rel=1e-3)
+    assert step_of(long, "ddp", group).exposed_comm_s < 0.3 * float(collective_s("all_reduce", 4 * 350e6, group))
 
 
 def test_what_a_way_keeps_besides_is_kept() -> None:

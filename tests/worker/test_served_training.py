@@ -16,7 +16,7 @@ from bench.results.frame import to_frame
 from bench.results.record import Record
 from bench.results.training import Evaluation
 from tests import forked
-from tests.worker.lost_rank import EVALUATED_S, LAST_STEPS, LATE_S, evaluations_are_slow
+from tests.worker.lost_rank import EVALUATED_S, LAST_STEPS, LATE_S, evaluations_are_slow, worker_1_is_killed
 
 pytestmark = pytest.mark.slow
 
@@ -122,3 +122,19 @@ def test_what_is_evaluated_has_every_message_and_no_second_of_it_counts(
     assert found.synchronisation is not None and found.synchronisation.samples[-1].largest > 0
     assert found.work is not None and found.work.replicas is not None and found.work.replicas.largest == 0
     believed(found)
+
+
+def test_a_worker_that_dies_on_the_way_is_dropped_and_the_others_train_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its tenth step. What they come to is in the record, and in no ranking."""
+    monkeypatch.setattr(forked, "_rank_program", worker_1_is_killed)
+    asked = cell("param_server", {"mode": "async"}, 4, max_steps=28, micro_batch_size=2)
+    found = forked.train(asked, folder=tmp_path, timeout_s=60)
+    assert found.training is not None and found.training.stopped == "max_steps"
+    assert [one.step for one in evaluations(found)] == [0, 7, 14, 21, 28]
+    assert found.synchronisation is not None
+    [lost] = found.synchronisation.lost
+    assert (lost.rank, lost.num_updates) == (1, 9)
+    [launch] = judge(to_frame([found]), {found.launch_id: faults(found)}).to_dict("records")
+    assert launch["outcome"] == "invalid" and "rank 1 after 9 updates" in launch["reason"]
