@@ -38,8 +38,9 @@ def test_a_slow_rank_is_dealt_as_much_less_as_it_is_slower(strategy: str, cost: 
     costs = np.array([rank.costs for rank in record.ranks])
     # Three steps are dealt before anything is known: equally, as lengths allow.
     assert costs[1, :3].sum() / costs[0, :3].sum() == pytest.approx(1, abs=0.03)
-    # 1 / 1.5, but for what each step costs beside its sleeps.
-    assert costs[1, 6:].sum() / costs[0, 6:].sum() == pytest.approx(1 / 1.5, rel=0.18)
+    # 1 / 1.5, but for what each step costs beside its sleeps. Steps after these may be dealt by other costs.
+    dealt = costs[:, 6:MEASURED_FROM_STEP]
+    assert dealt[1].sum() / dealt[0].sum() == pytest.approx(1 / 1.5, rel=0.18)
     # All ranks knew the same: each batch was dealt whole.
     assert record.work is not None
     assert [sum(step) for step in zip(*(rank.tokens for rank in record.ranks), strict=True)] == record.work.batch_tokens
