@@ -237,6 +237,7 @@ class Course:
     def _resume(self, path: Path) -> None:
         config = read_checkpoint(path)
         load_state(path, self._trainer.strategy)
+        self._trainer.feed.forget_forward_passes()
         self._step = self._kept_step = config.step
         self._tokens, self._wall_s = config.tokens, config.wall_s
         self._evaluation_s, self._checkpoint_s = config.evaluation_s, config.checkpoint_s

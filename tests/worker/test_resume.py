@@ -26,13 +26,16 @@ from bench.worker.strategies.optimizer import MasterOptimizer
 from tests import forked
 
 CPU = torch.device("cpu")
-NUM_STEPS, HALF = 8, 4
+NUM_STEPS, KEPT_AT = 9, 5
+
+SIZES = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
+UNEQUAL = {"batching": "padded", "length_spread": 0.6}
 
 
 def cell(strategy: str, **changes: Any) -> Cell:
     fields: dict[str, Any] = {
         "model": "gpt-nano",
-        "model_options": {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 64},
+        "model_options": SIZES,
         "seq_len": 16,
         "strategy": strategy,
         "world_size": 2,
@@ -41,14 +44,14 @@ def cell(strategy: str, **changes: Any) -> Cell:
         "schedule": "cosine",
         "schedule_steps": NUM_STEPS,
         "max_steps": NUM_STEPS,
-        "evaluate_every": 3,
+        "evaluate_every": 4,
         "evaluation_sequences": 10,
     }
     return Cell(**{**fields, **changes})
 
 
 def keeping(folder: Path, **changes: Any) -> Keeping:
-    return Keeping(folder=str(folder), **{"checkpoint_every": HALF, **changes})
+    return Keeping(folder=str(folder), **{"checkpoint_every": KEPT_AT, **changes})
 
 
 def losses(record: Record) -> list[list[float]]:
@@ -75,32 +78,68 @@ def plainly_trained(of: Cell) -> torch.nn.Module:
     return model
 
 
+# The checkpoint is inside a period of three steps, and the end is at the end of one. Three ranks and more add up gradients in an
+# order that depends on DDP's buckets.
+RESUMED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("ddp", {}, {}),
+    ("ddp", {}, {"world_size": 3, "max_grad_norm": 0.5, "model_options": {**SIZES, "dropout": 0.1}}),
+    ("zero0", {}, {}),
+    ("zero1", {}, {}),
+    ("zero2", {}, {}),
+    ("zero3", {}, {}),
+    ("zero2_offload", {}, {}),
+    ("zero3_offload", {}, {}),
+    ("fsdp", {}, {"world_size": 3, "max_grad_norm": 0.5}),
+    (
+        "fsdp",
+        {"reshard_after_forward": False},
+        {"precision": "bf16", "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.3},
+    ),
+    ("ddp_fp16", {}, {"world_size": 3}),
+    ("ddp_bf16", {}, {}),
+    ("ddp_powersgd", {"rank": 2}, {"world_size": 3}),
+    ("ddp_powersgd", {"warm_start": False}, {}),
+    ("local_sgd", {"every_steps": 3}, UNEQUAL),
+    ("local_sgd", {"every_steps": 2, "start_step": 7}, {"world_size": 3}),
+    ("diloco", {"every_steps": 3}, {"world_size": 3}),
+    ("diloco", {"every_steps": 3, "outer_dtype": "int8"}, {**UNEQUAL, "precision": "bf16"}),
+    ("hierarchical", {"every_steps": 3, "ranks_per_node": 2}, {"world_size": 4}),
+]
+
+
 @pytest.mark.parametrize(
-    "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero0", "zero1", "zero2", "zero3"))]
+    ("strategy", "options", "fields"),
+    [
+        pytest.param(*case, id=f"{case[0]}-{place}", marks=[pytest.mark.slow] * (place > 0))
+        for place, case in enumerate(RESUMED)
+    ],
 )
-def test_resumed_training_is_the_same_to_the_last_bit(strategy: str, tmp_path: Path) -> None:
-    asked = cell(strategy, grad_accum_steps=2, micro_batch_size=2)
+def test_resumed_training_is_the_same_to_the_last_bit(
+    strategy: str, options: dict[str, Any], fields: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = cell(strategy, strategy_options=options, grad_accum_steps=2, micro_batch_size=2, **fields)
     whole = forked.train(asked, folder=tmp_path / "whole", keeping=keeping(tmp_path / "whole"))
     kept = checkpoints(tmp_path / "whole" / FOLDER_NAME)
-    assert [path.name for path in kept] == ["step_00000004", "step_00000008"]
+    assert [path.name for path in kept] == ["step_00000005", "step_00000009"]
     assert whole.outcome == "ok" and whole.training is not None and whole.training.stopped == "max_steps"
-    assert [one["step"] for one in evaluations(whole)] == [0, 3, 6, 8]
+    assert [one["step"] for one in evaluations(whole)] == [0, 4, 8, 9]
 
     resumed = forked.train(
         asked, folder=tmp_path / "resumed", keeping=keeping(tmp_path / "resumed", resume_from=str(kept[0]))
     )
-    assert resumed.training is not None and resumed.training.first_step == HALF
-    assert losses(resumed) == [own[HALF:] for own in losses(whole)]
+    assert resumed.training is not None and resumed.training.first_step == KEPT_AT
+    assert losses(resumed) == [own[KEPT_AT:] for own in losses(whole)]
     assert evaluations(resumed) == evaluations(whole)
-    assert whole.ranks[0].losses[0] - whole.ranks[0].losses[-1] > 0.1
+    assert whole.ranks[0].losses[0] - whole.ranks[0].losses[-1] > 0.03
 
-    # What was kept is one process's model.
+    # What was kept is the model that was evaluated, whoever trained it; one process's where the work is equal.
     model, config, _ = load_model(kept[-1], CPU)
-    tokens = torch.arange(asked.seq_len)[None] * 3 % 64
-    expected = plainly_trained(asked).logits(tokens)
-    torch.testing.assert_close(model.logits(tokens), expected, atol=2e-4, rtol=0)
     found = score(model, model, held_out(asked, model.vocab_size, "validation", 10).micro_batches, CPU)
-    assert found.loss == pytest.approx(config.evaluations[-1].loss, abs=1e-6) and found.num_tokens == 160
+    assert found.loss == pytest.approx(config.evaluations[-1].loss, abs=1e-6 if asked.precision == "fp32" else 1e-3)
+    if asked.equal_work and asked.precision == "fp32" and not asked.dropout:
+        tokens = torch.arange(asked.seq_len)[None] * 3 % 64
+        expected = plainly_trained(asked).logits(tokens)
+        torch.testing.assert_close(model.logits(tokens), expected, atol=2e-4, rtol=0)
 
 
 def test_training_ends_at_its_target_or_when_it_gets_no_better(tmp_path: Path) -> None:
@@ -159,7 +198,8 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before_it(moment: s
     load_model(kept, CPU)
     # In the middle of it something was there that is no checkpoint; going on takes it away.
     assert any(entry.name.startswith(".step_") for entry in (output / FOLDER_NAME).iterdir())
-    resumed = forked.train(asked, folder=tmp_path / "again", keeping=keeping(output, resume_from=str(kept)))
+    going_on = keeping(output, checkpoint_every=4, resume_from=str(kept))
+    resumed = forked.train(asked, folder=tmp_path / "again", keeping=going_on)
     assert resumed.training is not None and resumed.training.first_step == 2
     assert [entry.name for entry in sorted((output / FOLDER_NAME).iterdir())] == ["step_00000004", "step_00000006"]
     steps = [line["step"] for line in ProgressLog(output / LOG_NAME).new() if line["kind"] == "checkpoint"]

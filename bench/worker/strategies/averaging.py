@@ -44,6 +44,14 @@ class Average:
         dist.all_reduce(total)
         return tokens * dist.get_world_size() / float(total)
 
+    def state_dict(self) -> dict[str, float]:
+        """What the next average depends on besides the parameters."""
+        return {"tokens": self._tokens}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from another one's state."""
+        self._tokens = state["tokens"]
+
     def take(self, keep: bool) -> None:
         """Average. `keep`: this is the last one of a window."""
         weight = self.weight()

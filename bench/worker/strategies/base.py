@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
@@ -28,6 +29,7 @@ __all__ = [
     "mean_loss",
     "own_part",
     "whole_state",
+    "with_own_part",
 ]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -134,7 +136,7 @@ def whole_state(model: torch.nn.Module, kept: bool) -> dict[str, Tensor] | None:
     named = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in saved}
     found: dict[str, Tensor] = {}
     for name, value in named.items():
-        whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
         if kept:
             found[name] = whole.detach().to("cpu", copy=True).contiguous()
     return found if kept else None
@@ -156,7 +158,16 @@ def build_cells_model(cell: Cell, device: torch.device) -> LanguageModel:
 def own_part(tensor: Tensor) -> Tensor:
     """What of a tensor this rank holds, without its gradient: all of it, but of a DTensor (FSDP2's) this rank's part."""
     detached = tensor.detach()
-    return detached.to_local() if hasattr(detached, "to_local") else detached
+    return detached.to_local() if isinstance(detached, DTensor) else detached
+
+
+def with_own_part(tensor: Tensor, part: Tensor) -> Tensor:
+    """The tensor of which this rank holds `part`, divided over the ranks as `tensor` is: the inverse of `own_part`."""
+    if not isinstance(tensor, DTensor):
+        return part
+    return DTensor.from_local(
+        part.to(tensor.device), tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride()
+    )
 
 
 def distance_to_rank_0(parameters: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> Replicas | None:

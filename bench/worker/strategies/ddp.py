@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class DDP(Strategy):
 
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         dtype = DTYPES[cell.precision]
+        self._cell = cell
         self._model = build_cells_model(cell, device)
         bucket_cap_mb: float | None = None
         if cell.profile == "matched":
@@ -78,5 +80,17 @@ class DDP(Strategy):
         return distance_to_rank_0(self._parameters)
 
     def stateful(self) -> dict[str, Any]:
-        # What is built on it has more state, and says so itself.
-        return {"model": self._model, "optimizer": self._optimizer} if type(self) is DDP else {}
+        return {"model": self._model, "optimizer": self._optimizer}
+
+    def load(self, folder: Path) -> None:
+        self._settle_buckets()
+        super().load(folder)
+
+    def _settle_buckets(self) -> None:
+        """Have DDP make its buckets: it starts with one of all gradients, and divides them as they came after the first backward
+        pass. A hook keeps what it knows by bucket, and where more than two ranks add up gradients, the order depends on where in
+        a bucket they are: so the first step from a checkpoint must have the buckets of the step before it. This pass changes
+        nothing else that `load` does not bring back."""
+        tokens = torch.zeros((1, self._cell.seq_len), dtype=torch.int64, device=self._parameters[0].device)
+        self._ddp(tokens, tokens).backward()
+        self._optimizer.zero()

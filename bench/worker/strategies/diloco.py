@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -33,6 +35,20 @@ class DiLoCo(LocalSGD):
             self._common, lr=float(cell.options["outer_learning_rate"]), momentum=momentum, nesterov=momentum > 0
         )
         return model
+
+    def stateful(self) -> dict[str, Any]:
+        return {**super().stateful(), "outer": self}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last common weights, and the outer optimizer's momentum."""
+        return {"common": [common.detach() for common in self._common], "optimizer": self._outer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from another one's, of the same cell."""
+        with torch.no_grad():
+            for common, saved in zip(self._common, state["common"], strict=True):
+                common.copy_(saved)
+        self._outer.load_state_dict(state["optimizer"])
 
     def _synchronise(self, keep: bool) -> None:
         weight = self._average.weight()

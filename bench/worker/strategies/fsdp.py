@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 
 from bench.plan.cell import Cell
 from bench.results.record import Replicas
-from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy, build_cells_model, mean_loss
+from bench.worker.strategies.base import MicroBatch, StepLoss, Strategy, build_cells_model, mean_loss, own_part
 from bench.worker.strategies.optimizer import MasterOptimizer
 
 
@@ -59,6 +60,25 @@ class FSDP(Strategy):
 
     def replica_distance(self) -> Replicas | None:
         return None
+
+    def stateful(self) -> dict[str, Any]:
+        return {"model": OwnParts(self._model), "optimizer": self._optimizer}
+
+
+class OwnParts:
+    """This rank's parts of a sharded model, as its state."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """By name, as in the whole model's, what this rank holds."""
+        return {name: own_part(value) for name, value in self._model.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from another one's, sharded alike."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

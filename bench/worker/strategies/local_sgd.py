@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,10 +28,10 @@ class LocalSGD(DDP):
     def prepare(self, cell: Cell, device: torch.device) -> torch.nn.Module:
         model = super().prepare(cell, device)
         self._every = cell.every_steps
-        self._num_taken = 0
         self._start = int(cell.options.get("start_step", 0))
         self._weigh = not cell.equal_lengths
-        self._ddp.register_comm_hook(self._gradient_group(cell), post_localSGD_hook)
+        self._local = self._gradient_group(cell)
+        self._ddp.register_comm_hook(self._local, post_localSGD_hook)
         self._average = Average(self._weights, weigh=self._weigh)
         return model
 
@@ -49,14 +51,14 @@ class LocalSGD(DDP):
     def step(self, micro_batches: Sequence[MicroBatch]) -> StepLoss:
         self._average.trained(share_of(micro_batches))
         result = super().step(micro_batches)
-        self._num_taken += 1
         self._num_left -= 1
-        if self._num_taken > self._start and (self._num_taken - self._start) % self._every == 0:
+        num_apart = self._optimizer.num_steps - self._start
+        if num_apart > 0 and num_apart % self._every == 0:
             self._synchronise(keep=self._num_left < self._every)
         return result
 
     def _share(self, micro_batches: Sequence[MicroBatch]) -> float:
-        return share_of(micro_batches) if self._weigh and self._num_taken >= self._start else 1.0
+        return share_of(micro_batches) if self._weigh and self._optimizer.num_steps >= self._start else 1.0
 
     def _synchronise(self, keep: bool) -> None:
         self._average.take(keep)
@@ -64,6 +66,14 @@ class LocalSGD(DDP):
 
     def finish(self) -> None:
         """Nothing is in flight: averaging waits for its all-reduce."""
+
+    def stateful(self) -> dict[str, Any]:
+        return {**super().stateful(), "average": self._average}
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        # Torch's hook counts the steps until ranks go apart, and no further.
+        self._local.iter = min(self._optimizer.num_steps, self._start)
 
     def drift(self) -> Replicas | None:
         before, self._average.before = self._average.before, []

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from bench.plan.cell import Cell
-from bench.worker.strategies.base import DTYPES, own_part
+from bench.worker.strategies.base import DTYPES, own_part, with_own_part
 
 
 class MasterOptimizer:
@@ -65,7 +65,7 @@ class MasterOptimizer:
                 gradient *= share
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         if self.masters:
-            self._zero()
+            self.zero()
 
     def step(self) -> bool:
         """Clip the gradients, update the parameters and zero the gradients; True if the scaler skipped the update."""
@@ -83,26 +83,41 @@ class MasterOptimizer:
             torch._foreach_copy_([own_part(p) for p in self._parameters], [own_part(m) for m in self.masters])
             self.optimizer.zero_grad(set_to_none=True)
         else:
-            self._zero()
+            self.zero()
         return skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on besides the parameters."""
+        """All that the next step depends on besides the parameters: of what is divided over ranks, this rank's part."""
+        found = self.optimizer.state_dict()
+        parts = {
+            place: {name: own_part(value) if isinstance(value, Tensor) else value for name, value in held.items()}
+            for place, held in found["state"].items()
+        }
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {**found, "state": parts},
             "scaler": self._scaler.state_dict(),
-            "masters": [master.detach() for master in self.masters],
+            "masters": [own_part(master) for master in self.masters],
             "num_steps": self.num_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from another one's state, of the same cell and the same part of the parameters."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        # A step count, which has no dimension, is every rank's own; all else is divided as its parameter is.
+        whole = {
+            place: {
+                name: with_own_part(self._optimized[place], value)
+                if isinstance(value, Tensor) and value.ndim
+                else value
+                for name, value in held.items()
+            }
+            for place, held in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**state["optimizer"], "state": whole})
         self._scaler.load_state_dict(state["scaler"])
         self.num_steps = state["num_steps"]
         with torch.no_grad():
             for mine, saved in zip(self.masters, state["masters"], strict=True):
-                mine.copy_(saved)
+                own_part(mine).copy_(saved)
 
     def put_back(self) -> None:
         """The masters were changed by another hand than `step`: the parameters become what they are."""
@@ -123,7 +138,8 @@ class MasterOptimizer:
             norm = squared.sqrt()
         clip_grads_with_norm_(self._optimized, self._cell.max_grad_norm, norm)
 
-    def _zero(self) -> None:
+    def zero(self) -> None:
+        """The parameters' gradients are zero."""
         # Zeroed, not freed: the gradients may be views of DDP's buckets.
         torch._foreach_zero_([own_part(p.grad) for p in self._parameters if p.grad is not None])
 

@@ -27,7 +27,7 @@ from bench.worker.strategies.optimizer import set_learning_rate, shrink_by_l1
 from models.build import model_class
 
 _TAG = "engine"
-_RESUMABLE = frozenset({"zero0", "zero1", "zero2", "zero3"})
+_RESUMABLE = frozenset({"zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"})
 
 
 class Zero(Strategy):
@@ -91,7 +91,7 @@ class Zero(Strategy):
     @property
     def resumable(self) -> bool:
         """By DeepSpeed's own sharded checkpoint, where training from it was seen to be the same to the last bit."""
-        return self._cell.strategy in _RESUMABLE
+        return self._cell.strategy in _RESUMABLE and not self._cell.options.get("nvme_path")
 
     def save(self, folder: Path) -> None:
         state = {"num_steps": self.num_steps}
