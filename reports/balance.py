@@ -27,9 +27,10 @@ def balance(rows: pd.DataFrame) -> Figure | None:
     names = list(dict.fromkeys(shown["partition"]))
     sizes = sorted(shown["world_size"].unique())
     first = shown.iloc[0]
-    slow = f", one rank {first['slow_rank_frac']:.0%} slower" if first["slow_rank_frac"] else ""
-    title = f"Load balance of {first['model']}, {first['strategy']}, {first['data']}{slow}"
-    notes = "Mean over ranks of their own seconds over the slowest rank's: 1 where all have equally much to do."
+    # In the notes, which are broken into lines.
+    slow = f"One rank is {first['slow_rank_frac']:.0%} slower. " if first["slow_rank_frac"] else ""
+    title = f"Load balance of {first['model']}, {first['strategy']}, {first['data']}"
+    notes = f"{slow}Mean over ranks of their own seconds over the slowest rank's: 1 where all have equally much to do."
     tall = max(1.0, (0.34 * len(names) + 0.3) / PANEL_HEIGHT)
     left_inches = 0.3 + 0.075 * max(map(len, names))
     with panels(1, len(sizes), title, notes, tall=tall, left=left_inches) as (figure, axes):
