@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:
 	@echo "make bench      measure this machine with the quick suite, write results/quick/report/index.html"
-	@echo "make test       the whole test suite of one host (about 20 minutes on two cores)"
+	@echo "make test       the whole test suite of one host (23 minutes on two cores)"
 	@echo "make test-fast  its quick part (about 2 minutes)"
 	@echo "make test-hosts the tests on several hosts, made on this machine (at most 9 minutes); as root, with iproute2, openssh-server, pdsh"
 	@echo "make setup      make the virtual environment $(VENV) alone; TORCH=\"torch==2.10.0\" chooses another torch"
