@@ -61,13 +61,11 @@ def time_and_loss(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     if shown.empty or shown["contender"].nunique() < 2:
         return None
     counts = sorted(shown["num_workers"].unique())
-    first = shown.iloc[0]
-    slow = f", one slower by {units.fraction(first['slow_rank_frac'])}" if first["slow_rank_frac"] else ""
     notes = (
-        f"Both after {first['common_tokens']:,.0f} tokens of training, warm-up counted; the line joins those that no other "
+        f"Both after {shown['common_tokens'].iloc[0]:,.0f} tokens of training, warm-up counted; the line joins those that no other "
         "beats in both. A difference of losses of one seed is one draw."
     )
-    title = f"Time and loss of {first['model']}{slow}"
+    title = _of_whom("Time and loss", shown.iloc[0])
     with panels(1, len(counts) + 1, title, notes, tall=1.5) as (figure, axes):
         divisor, unit = units.scale(shown["common_s"].max(), "seconds")
         for column, count in enumerate(counts):
@@ -96,13 +94,11 @@ def loss_by_time(courses: pd.DataFrame, styles: Styles) -> Figure | None:
     if several.empty or several["contender"].nunique() < 2:
         return None
     counts = sorted(several["num_workers"].unique())
-    first = several.iloc[0]
-    slow = f", one slower by {units.fraction(first['slow_rank_frac'])}" if first["slow_rank_frac"] else ""
     notes = (
         "Mean training loss of the last five steps, at the window's speed, warm-up counted; dashed: one worker alone. "
         "Lines of equal work lie on each other but for their speed."
     )
-    title = f"Loss by time of {first['model']}{slow}"
+    title = _of_whom("Loss by time", several.iloc[0])
     with panels(1, len(counts) + 1, title, notes, tall=1.5) as (figure, axes):
         divisor, unit = units.scale(several["time_s"].max(), "seconds")
         seen = pd.concat([several, alone[alone["time_s"] <= several["time_s"].max()]])["loss"]
@@ -127,6 +123,11 @@ def loss_by_time(courses: pd.DataFrame, styles: Styles) -> Figure | None:
         axes[0, 0].set_ylabel("loss, nats a token")
         _names(axes[0, -1], several, styles)
     return figure
+
+
+def _of_whom(what: str, first: pd.Series) -> str:
+    slow = f", one slower by {units.fraction(first['slow_rank_frac'])}" if first["slow_rank_frac"] else ""
+    return f"{what} of {first['model']}{slow}"
 
 
 def _names(axis: Axes, rows: pd.DataFrame, styles: Styles) -> None:
