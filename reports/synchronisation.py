@@ -62,8 +62,8 @@ def time_and_loss(rows: pd.DataFrame, styles: Styles) -> Figure | None:
         return None
     counts = sorted(shown["num_workers"].unique())
     notes = (
-        f"Both after {shown['common_tokens'].iloc[0]:,.0f} tokens of training, warm-up counted; the line joins those that no other "
-        "beats in both. A difference of losses of one seed is one draw."
+        f"Both after {shown['common_tokens'].iloc[0]:,.0f} tokens of training, warm-up counted; the line joins those that no "
+        "other beats in both. A difference of losses of one seed is one draw."
     )
     title = _of_whom("Time and loss", shown.iloc[0])
     with panels(1, len(counts) + 1, title, notes, tall=1.5) as (figure, axes):
